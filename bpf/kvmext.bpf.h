@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What every kvm_ext policy includes: kernel types, the kfuncs of the tables,
+ * and the macros by which a policy says what can be set and read in it.
+ *
+ * A policy is one object file.  kvmext(8) learns everything about it from BTF:
+ * a variable declared with one of the macros below can be listed, read and set
+ * by name with no line of user code written for it.  Other globals are the
+ * policy's private matter.
+ */
+#ifndef __KVMEXT_BPF_H
+#define __KVMEXT_BPF_H
+
+/* An op's arguments are fixed by its table, and BPF_PROG() adds ctx. */
+#pragma clang diagnostic ignored "-Wunused-parameter"
+
+/* The kfuncs are declared below, whatever bpftool finds in BTF. */
+#define BPF_NO_KFUNC_PROTOTYPES
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#ifdef KVMEXT_FALLBACK_TYPES
+/*
+ * For a vmlinux.h that was made from an unpatched kvm.ko.  CO-RE does not
+ * relocate a struct_ops table, but libbpf matches it member by member.
+ */
+enum kvm_dirty_source {
+	KVM_DIRTY_WRITE_FAULT = 0,
+	KVM_DIRTY_PML = 1,
+	KVM_DIRTY_MAP = 2,
+	KVM_DIRTY_HOST = 3,
+	KVM_DIRTY_NR_SOURCES,
+};
+
+enum kvm_throttle_event {
+	KVM_THROTTLE_LOG_START = 0,
+	KVM_THROTTLE_LOG_STOP = 1,
+	KVM_THROTTLE_HARVEST = 2,
+	KVM_THROTTLE_RING_RESET = 3,
+};
+
+struct kvm_throttle_round {
+	u64 now_ns;
+	u64 dirty;
+	u64 npages;
+	u32 slot;
+	u32 event;
+};
+
+struct kvm_throttle_stat {
+	u64 dirty[4];
+	u64 blocks;
+	u64 blocked_ns;
+	u64 longest_ns;
+	u32 marked;
+	u32 vcpu_id;
+};
+
+struct kvm_throttle_ops {
+	u32 vm;
+	u32 flags;
+	char name[32];
+	void (*dirtied)(struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source);
+	s64 (*block)(struct kvm *kvm, struct kvm_vcpu *vcpu);
+	void (*round)(struct kvm *kvm, const struct kvm_throttle_round *round);
+};
+#endif /* KVMEXT_FALLBACK_TYPES */
+
+/* Flags and other #defines are not in BTF. */
+#ifndef KVM_THROTTLE_F_ANY_VCPU
+#define KVM_THROTTLE_F_ANY_VCPU 1
+#endif
+
+#define KVMEXT_TAG(text) __attribute__((btf_decl_tag("kvmext:" text)))
+
+#define __KVMEXT_PARAM(lo, hi, uni, hlp)                                        \
+	KVMEXT_TAG("param") KVMEXT_TAG("min=" #lo) KVMEXT_TAG("max=" #hi)       \
+	KVMEXT_TAG("unit=" uni) KVMEXT_TAG("help=" hlp)
+
+/**
+ * KVMEXT_PARAM_RO - a parameter fixed when the policy is loaded
+ * @type: u8, u16, u32, u64, s8, s16, s32, s64 or bool
+ * @name: name of the variable and of the parameter
+ * @dflt: its value unless the user gives another
+ * @lo: smallest value that may be set, a decimal literal without suffix
+ * @hi: largest value that may be set, likewise
+ * @unit: "ns", "ms", "pages", "%", ...; "" if it has none
+ * @help: one line for people
+ *
+ * The verifier knows the value: a branch that it rules out costs nothing.
+ */
+#define KVMEXT_PARAM_RO(type, name, dflt, lo, hi, unit, help) \
+	const volatile type name __KVMEXT_PARAM(lo, hi, unit, help) SEC(".rodata") = dflt
+
+/**
+ * KVMEXT_PARAM - a parameter that can also be set while the policy runs
+ *
+ * Arguments as for KVMEXT_PARAM_RO().  The tool stores it with one aligned
+ * store from another CPU, so the policy sees the old value or the new one; it
+ * should read it once per decision.
+ */
+#define KVMEXT_PARAM(type, name, dflt, lo, hi, unit, help) \
+	volatile type name __KVMEXT_PARAM(lo, hi, unit, help) SEC(".data") = dflt
+
+/**
+ * KVMEXT_COUNTER - a number that the policy keeps and kvmext shows
+ * @type: as for KVMEXT_PARAM_RO()
+ * @name: name of the variable and of the counter
+ * @unit: as for KVMEXT_PARAM_RO()
+ * @help: one line for people
+ *
+ * It starts at 0.  Use __sync_fetch_and_add() where vCPUs may meet.
+ */
+#define KVMEXT_COUNTER(type, name, unit, help)                            \
+	type name KVMEXT_TAG("counter") KVMEXT_TAG("unit=" unit)          \
+		KVMEXT_TAG("help=" help) SEC(".bss")
+
+/**
+ * KVMEXT_ABOUT - what a policy is for, in one line
+ *
+ * Goes before the table:
+ *
+ *	KVMEXT_ABOUT("does nothing")
+ *	SEC(".struct_ops.link")
+ *	struct kvm_throttle_ops noop = { .name = "noop", ... };
+ */
+#define KVMEXT_ABOUT(text) KVMEXT_TAG("about=" text)
+
+/* May be called in every op of kvm_throttle_ops. */
+extern int kvm_throttle_mark(struct kvm *kvm, u32 vcpu_idx, bool on) __ksym;
+extern int kvm_throttle_stat(struct kvm *kvm, u32 vcpu_idx,
+			     struct kvm_throttle_stat *stat__uninit) __ksym;
+extern u32 kvm_throttle_nr_vcpus(struct kvm *kvm) __ksym;
+extern void kvm_throttle_error(struct kvm *kvm, s64 code, const char *msg__str) __ksym;
+
+/* May be called in SEC("syscall") programs. */
+extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;
+
+#endif /* __KVMEXT_BPF_H */
