@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The tests' own guests, with no policy: what the other tests take for granted
+ * about tests/vm.h and about KVM's dirty log.  Runs on any KVM.
+ */
+#include "kselftest_harness.h"
+#include "vm.h"
+
+#define PAGES 256
+
+FIXTURE(guest)
+{
+	struct vm vm;
+};
+
+FIXTURE_VARIANT(guest)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(guest, legacy) { .flags = VM_LOG | VM_IRQCHIP };
+FIXTURE_VARIANT_ADD(guest, manual) { .flags = VM_LOG | VM_IRQCHIP | VM_MANUAL };
+
+FIXTURE_SETUP(guest)
+{
+	vm_signals();
+	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, variant->flags));
+}
+
+FIXTURE_TEARDOWN(guest)
+{
+	vm_free(&self->vm);
+}
+
+TEST_F(guest, writes_are_logged_once)
+{
+	struct vm *vm = &self->vm;
+
+	vm->cpu[0].box->value = 1000;
+	ASSERT_EQ(0, cpu_do(&vm->cpu[0], OP_WRITE, 0, PAGES));
+	EXPECT_EQ(PAGES, vm->cpu[0].box->progress);
+	EXPECT_EQ(0, vm_wrong_pages(vm, 0, PAGES, 1000));
+	EXPECT_EQ(PAGES, vm_harvest(vm));
+	EXPECT_EQ(0, vm_harvest(vm));
+
+	ASSERT_EQ(0, cpu_do(&vm->cpu[1], OP_READ, 0, PAGES));
+	EXPECT_EQ(0, vm_harvest(vm));
+
+	vm->cpu[1].box->value = 7;
+	ASSERT_EQ(0, cpu_do(&vm->cpu[1], OP_WRITE, 40, 3));
+	EXPECT_EQ(3, vm_harvest(vm));
+	EXPECT_EQ(7ULL << 40, vm->bitmap[0]);
+	EXPECT_EQ(0, vm_wrong_pages(vm, 40, 3, 7));
+	EXPECT_EQ(0, vm_wrong_pages(vm, 43, PAGES - 43, 1000));
+}
+
+TEST_F(guest, threads_stop_and_signals)
+{
+	struct vm_cpu *cpu = self->vm.cpu;
+
+	for (int i = 0; i < 2; i++) {
+		cpu_set(&cpu[i], OP_SPIN, 0, 0, 0);
+		ASSERT_EQ(0, cpu_start(&cpu[i]));
+	}
+	while (!cpu[0].box->progress || !cpu[1].box->progress)
+		sleep_ms(1);
+	EXPECT_EQ(0, cpu_stop(&cpu[0]));
+	pthread_kill(cpu[1].thread, SIGUSR1);
+	EXPECT_EQ(-EINTR, cpu_join(&cpu[1]));
+	EXPECT_EQ(0, cpu[1].box->done);
+}
+
+TEST_F(guest, interrupts_arrive)
+{
+	struct vm_cpu *cpu = self->vm.cpu;
+	uint64_t end;
+
+	for (int i = 0; i < 2; i++) {
+		cpu_set(&cpu[i], OP_SPIN, 0, 0, 0);
+		ASSERT_EQ(0, cpu_start(&cpu[i]));
+	}
+	EXPECT_LT(0, vm_msi(&self->vm, 0, true));
+	EXPECT_LT(0, vm_msi(&self->vm, 1, false));
+	end = now_ns() + 5000000000ULL;
+	while (!(cpu[0].box->nmis && cpu[1].box->irqs) && now_ns() < end)
+		sleep_ms(1);
+	EXPECT_EQ(1, cpu[0].box->nmis);
+	EXPECT_EQ(0, cpu[0].box->irqs);
+	EXPECT_EQ(0, cpu[1].box->nmis);
+	EXPECT_EQ(1, cpu[1].box->irqs);
+	EXPECT_EQ(0, cpu_stop(&cpu[0]));
+	EXPECT_EQ(0, cpu_stop(&cpu[1]));
+}
+
+TEST_F(guest, loops_are_calibrated)
+{
+	struct vm_cpu *cpu = self->vm.cpu;
+	uint64_t t;
+
+	cpu->box->pause = vm_loops(cpu, 10000);
+	t = now_ns();
+	ASSERT_EQ(0, cpu_do(cpu, OP_READ, 0, 10));
+	t = now_ns() - t;
+	/* 100 ms asked for; a loaded machine may well take longer. */
+	EXPECT_LT(50000000, t);
+}
+
+TEST(ring_holds_what_was_written)
+{
+	struct vm vm;
+
+	ASSERT_EQ(0, vm_create(&vm, 1, PAGES, VM_RING | VM_LOG));
+	ASSERT_EQ(0, cpu_do(&vm.cpu[0], OP_WRITE, 0, PAGES));
+	EXPECT_EQ(PAGES, vm_harvest_ring(&vm));
+	EXPECT_EQ(PAGES, vm_popcount(vm.bitmap, PAGES));
+	ASSERT_EQ(0, cpu_do(&vm.cpu[0], OP_WRITE, 5, 10));
+	EXPECT_EQ(10, vm_harvest_ring(&vm));
+	vm_free(&vm);
+}
+
+TEST_HARNESS_MAIN
