@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# kvm_ext: sched_ext for KVM.  `make help` lists the targets.
+#
+# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/*.c and
+# tests/bpf/*.bpf.c need no line here.
+
+# The configuration for an installed kernel (KREL=...) does not disturb the pinned one.
+CONFIG := build/config$(KREL:%=-%).mk
+
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+ifeq ($(V),1)
+Q :=
+say :=
+else
+Q := @
+say = @printf '  %-7s %s\n'
+endif
+
+all: modules policies tools tests-build
+
+# Kernel release, source, libbpf, bpftool and QEMU come from $(CONFIG), which
+# setup.sh keeps right; make starts over when it changed.
+no-config := clean help deps update
+ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
+include $(CONFIG)
+endif
+$(CONFIG): FORCE
+	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' scripts/setup.sh $@
+
+# --- KVM modules ------------------------------------------------------------
+
+modnames := kvm kvm-amd kvm-intel
+modules := $(modnames:%=$(KMOD)/%.ko)
+patches := $(sort $(wildcard kernel-patches/*.patch))
+
+modules: $(modules)
+
+# One build makes all three; the unstripped ones stay in the tree.
+$(modules) &: $(patches) $(wildcard kernel-patches) scripts/tree.sh $(CONFIG)
+	$(say) PATCH "$(words $(patches)) patches on linux $(KREL)"
+	$(Q)scripts/tree.sh $(CONFIG) $(KTREE)
+	$(Q)$(MAKE) -C $(KTREE) M=arch/x86/kvm modules $(if $(filter 1,$(V)),V=1) 2>&1 | sed -u '/^make\[/d'; \
+		exit $${PIPESTATUS[0]}
+	@mkdir -p $(KMOD)
+	$(Q)for m in $(modnames); do \
+		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko && \
+		mv $(KMOD)/.$$m.ko $(KMOD)/$$m.ko || exit 1; \
+	done
+	$(Q)scripts/check-vermagic.sh $(KREL) $(modules)
+	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
+
+# --- vmlinux.h --------------------------------------------------------------
+
+# KVM's types and the base kernel's, as C, for policies and tracers.  It is kept
+# in git; its first line names the kernel it was made for.
+build/vmlinux.h: $(KMOD)/kvm.ko
+	$(say) GEN $@
+	$(Q){ echo "/* Types of linux $(KVER) with kvm_ext; made by make vmlinux.h-update */"; \
+	$(BPFTOOL) btf dump file $< -B $(KTREE)/vmlinux format c; } > $@
+
+vmlinux.h-update: build/vmlinux.h
+	$(say) UPDATE vmlinux.h
+	$(Q)cp $< vmlinux.h
+
+# Until the header is in git, the generated one stands in for it.
+VMLINUX_H := $(or $(wildcard vmlinux.h),build/vmlinux.h)
+
+# --- policies ---------------------------------------------------------------
+
+BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror \
+	-I. -Ibpf -isystem $(dir $(VMLINUX_H)) -isystem $(LIBBPF_INC)
+bpf_src := $(wildcard bpf/*.bpf.c)
+test_bpf_src := $(wildcard tests/bpf/*.bpf.c)
+policies := $(bpf_src:%.c=build/%.o)
+test_policies := $(test_bpf_src:%.c=build/%.o)
+
+policies: $(policies)
+
+build/%.bpf.o: %.bpf.c $(VMLINUX_H) $(CONFIG)
+	$(say) CLANG $@
+	@mkdir -p $(@D)
+	$(Q)clang $(BPF_CFLAGS) -MMD -MP -MT $@ -MF $(@:.o=.d) -c $< -o $@
+
+build/%.skel.h: build/%.bpf.o
+	$(say) SKEL $@
+	$(Q)$(BPFTOOL) gen skeleton $< > $@
+
+# --- the tool ---------------------------------------------------------------
+
+CFLAGS ?= -O2 -g
+USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
+	-I. -Iuser -Ibuild -isystem $(LIBBPF_INC)
+user_src := $(wildcard user/*.c)
+user_obj := $(user_src:%.c=build/%.o)
+
+tools: $(if $(user_src),build/kvmext)
+
+build/kvmext: $(user_obj) $(LIBBPF_A)
+	$(say) LD $@
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsmartcols -lelf -lz
+
+build/user/%.o: user/%.c $(CONFIG)
+	$(say) CC $@
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(USER_CFLAGS) -MMD -MP -c $< -o $@
+
+# --- tests ------------------------------------------------------------------
+
+TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
+	-I. -Itests -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
+test_src := $(wildcard tests/*.c)
+test_progs := $(test_src:tests/%.c=build/tests/%)
+test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
+
+tests-build: $(test_progs) $(test_policies)
+
+build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
+	$(say) CC $@
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(TEST_CFLAGS) -MMD -MP -MT $@ -MF $@.d $< -o $@ $(LIBBPF_A) -lelf -lz -lpthread
+
+-include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/bpf/*.d)
+
+# `make test TESTS='a b'` runs only those; names as in tests/ and scripts/check-*.
+test: all
+	$(Q)scripts/run-tests.py $(if $(VERBOSE),-v) $(TESTS)
+
+demo: all
+	$(Q)tests/migrate/demo
+
+bench-migrate: all
+	$(Q)tests/migrate/bench --runs $(or $(RUNS),1)
+
+shell: all
+	$(Q)tests/machine/run --shell
+
+# --- the rest ---------------------------------------------------------------
+
+deps:
+	@scripts/setup.sh deps
+
+update:
+	@scripts/setup.sh update
+
+clean:
+	$(say) CLEAN build
+	$(Q)rm -rf build
+
+help:
+	@echo 'make                     build modules, policies, tool and tests'
+	@echo 'make demo                live-migrate a guest with and without a policy'
+	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
+	@echo "make test TESTS='a b'    only these"
+	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
+	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
+	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
+	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
+	@echo 'make deps                install what the build needs (root), or say what is missing'
+	@echo 'make update              pin the newest Debian kernel and QEMU again'
+	@echo 'make vmlinux.h-update    write vmlinux.h anew after a change of the series'
+	@echo 'make clean               remove build/ (downloads stay in ~/.cache/kvm_ext)'
+	@echo
+	@echo 'V=1 shows the commands.  Quick checks of one test: tests/machine/run --help'
+
+SHELL := /bin/bash
+FORCE:
+.PHONY: all modules policies tools tests-build test demo bench-migrate shell deps update clean help vmlinux.h-update FORCE

@@ -1,0 +1,287 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Get everything the build takes from Debian, and say where it is.
+#
+#   scripts/setup.sh CONFIG     called by make; writes CONFIG (make variables)
+#   scripts/setup.sh deps       only check for Debian packages (and install them)
+#   scripts/setup.sh update     pin the newest kernel and QEMU again
+#
+# Nothing but the compiler and its like is installed: kernel, kernel source and
+# the QEMU that emulates the test machine are downloaded with apt and unpacked
+# into a cache.  apt runs on a package list of its own there, so that neither
+# /etc/apt nor the system's lists change, and no root is needed.
+#
+# The first run pins the newest kernel that Debian has complete; later runs need
+# no network.  Every folder of the cache is named after the version it holds and
+# the recipe that made it, and is renamed into place when it is complete, so a
+# killed run leaves nothing half done and several checkouts can share the cache.
+set -euo pipefail
+export LC_ALL=C
+
+# What the build needs installed.
+packages="gcc libc6-dev make patch perl python3 pkg-config libelf-dev zlib1g-dev
+	  libsmartcols-dev pahole clang xz-utils kmod rsync busybox-static
+	  debian-archive-keyring qemu-system-x86"
+
+# What is unpacked of linux-source: KVM, and what builds its tools and tests.
+source_paths="Makefile Kbuild Kconfig MAINTAINERS .clang-format arch/x86 include
+	      kernel/bpf lib scripts tools usr virt Documentation/virt"
+# Raise this when the way a folder of the cache is made changes.
+recipe=1
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvm_ext
+
+say() { printf '  %-7s %s\n' "$1" "$2"; }
+die() { printf 'kvm_ext: %s\n' "$@" >&2; exit 1; }
+
+check_packages() {
+	local have missing=
+	command -v dpkg-query >/dev/null ||
+		die "this build takes its kernel from Debian; dpkg-query is not here, so this is no Debian" \
+		    "use a Debian 12 machine or container"
+	have=" $(dpkg-query -W -f '${db:Status-Abbrev}${Package} ' $packages 2>/dev/null || true)"
+	for p in $packages; do
+		case "$have" in *" ii $p "*) ;; *) missing+=" $p" ;; esac
+	done
+	[ "$missing" ] || return 0
+	if [ "$(id -u)" != 0 ]; then
+		die "Debian packages are missing; run this as root, then make again:" \
+		    "  apt-get update && apt-get install -y --no-install-recommends$missing"
+	fi
+	say APT "install$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	local log=/tmp/kvm_ext-apt.$$
+	if ! { apt-get -q update && apt-get -q install -y --no-install-recommends $missing; } >$log 2>&1; then
+		tail -n 15 $log >&2
+		die "apt-get could not install:$missing (whole log: $log)"
+	fi
+	rm -f $log
+}
+
+# A private apt: own sources, lists and an empty status file.
+apt_options() {
+	local d=$cache/apt
+	aptopt=(-o Dir::Etc::sourcelist="$d/sources.list" -o Dir::Etc::sourceparts=-
+		-o Dir::State="$d" -o Dir::State::status="$d/status" -o Dir::Cache="$d/cache"
+		-o APT::Sandbox::User= -o APT::Default-Release=)
+}
+
+# The mirror this machine uses for a suite, else Debian's own.
+mirror() {
+	local m
+	m=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+		awk -v s="$1" '$2 == s && $3 == "main" { print $1; exit }')
+	printf '%s\n' "${m:-http://deb.debian.org/$2}"
+}
+
+apt_update() {
+	local d=$cache/apt sign="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+	mkdir -p "$d/lists/partial" "$d/cache/archives/partial"
+	: >"$d/status"
+	cat >"$d/sources.list" <<-END
+	deb $sign $(mirror "$codename" debian) $codename main
+	deb $sign $(mirror "$codename-security" debian-security) $codename-security main
+	deb $sign $(mirror "$codename" debian) $codename-backports main
+	END
+	say APT "ask for the newest kernel"
+	apt-get -qq "${aptopt[@]}" update >&2 ||
+		die "apt-get update failed for the sources in $d/sources.list; is the network up?"
+}
+
+versions() { apt-cache "${aptopt[@]}" madison "$1" 2>/dev/null | awk -F' *[|] *' '/ Packages$/ { print $2 }' | sort -Vru; }
+has() { versions "$1" | grep -Fxq -- "$2"; }
+
+# The newest kernel of which image, headers, kbuild and source have one version.
+choose_kernel() {
+	local image krel base v
+	for image in $(apt-cache "${aptopt[@]}" pkgnames linux-image-6.12. |
+		       grep -E "^linux-image-6\.12\.[0-9]+\+deb$debian-amd64\$" | sort -Vr); do
+		krel=${image#linux-image-} base=${krel%%-*}
+		for v in $(versions "$image"); do
+			has linux-source-6.12 "$v" && has "linux-headers-$krel" "$v" &&
+			has "linux-headers-$base-common" "$v" && has "linux-kbuild-$base" "$v" || continue
+			printf '%s %s\n' "$krel" "$v"
+			return
+		done
+	done
+	return 1
+}
+
+pin() {
+	local kernel qemu
+	apt_update
+	kernel=$(choose_kernel) ||
+		die "no linux-image-6.12.N+deb$debian-amd64 has headers, kbuild and linux-source-6.12 of its own version" \
+		    "looked in the sources of $cache/apt/sources.list; try again later or another mirror"
+	qemu=$(versions qemu-system-x86 | head -n1)
+	case "$qemu" in
+	1:1[0-9].*) ;;
+	*) die "QEMU 10 or later is needed for the test machine; $codename-backports offers '${qemu:-none}'" ;;
+	esac
+	printf 'PIN_KREL=%s\nPIN_KVER=%s\nPIN_QEMU=%s\n' $kernel "$qemu" >"$pinfile.$$"
+	mv "$pinfile.$$" "$pinfile"
+	say PIN "linux ${kernel% *}, QEMU ${qemu#*:}"
+}
+
+# fetch DIR PACKAGE=VERSION...: download and unpack into DIR
+fetch() {
+	local dir=$1; shift
+	[ -d "$cache/apt/lists/partial" ] || apt_update
+	mkdir -p "$dir/deb"
+	local get=(apt-get -q "${aptopt[@]}" download "$@")
+	# The lists may be older than a package's last rebuild: ask again once.
+	(cd "$dir/deb" && { "${get[@]}" || { apt_update; "${get[@]}"; }; }) 2>"$dir/err" |
+		sed -un 's/^Get:[0-9]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* \[\(.*\)\]$/  GET     \1 (\2)/p' || {
+			grep -v '^W:' "$dir/err" >&2 || :
+			die "apt-get could not download: $*" \
+			    "if Debian dropped that version: make update (pins the newest)"
+		}
+	rm -f "$dir/err"
+}
+
+# make_dir NAME FUNCTION: fill $cache/NAME once, by calling FUNCTION TMPDIR
+make_dir() {
+	[ -d "$cache/$1" ] && return
+	mkdir -p "$cache"
+	exec 9>"$cache/.lock"
+	flock -n 9 || { say WAIT "for another build that fills $cache"; flock 9; }
+	if [ ! -d "$cache/$1" ]; then
+		rm -rf "$cache"/tmp.*
+		tmp=$cache/tmp.$1
+		mkdir -p "$tmp"
+		"$2" "$tmp"
+		mv "$tmp" "$cache/$1"
+	fi
+	exec 9>&-
+}
+
+get_kernel() {
+	local base=${PIN_KREL%%-*} p
+	fetch "$1" "linux-image-$PIN_KREL=$PIN_KVER" "linux-headers-$PIN_KREL=$PIN_KVER" \
+		"linux-headers-$base-common=$PIN_KVER" "linux-kbuild-$base=$PIN_KVER"
+	say UNPACK "linux $PIN_KREL"
+	for p in "$1"/deb/*.deb; do dpkg -x "$p" "$1"; done
+	rm -rf "$1/deb"
+	/sbin/depmod -b "$1" "$PIN_KREL"
+}
+
+get_source() {
+	fetch "$1" "linux-source-6.12=$kver"
+	say UNPACK "linux-source-6.12 $kver"
+	mkdir "$1/src"
+	local p paths=()
+	for p in $source_paths; do paths+=("linux-source-6.12/$p"); done
+	dpkg --fsys-tarfile "$1"/deb/*.deb | tar -xO ./usr/src/linux-source-6.12.tar.xz | xz -dc -T0 |
+		tar -x -C "$1/src" --strip-components=1 --no-same-owner "${paths[@]}"
+	rm -rf "$1/deb"
+}
+
+# bpftool, libbpf and the kernel's user API headers, of the same source
+get_tools() {
+	local src=$cache/$source_dir/src jobs
+	jobs=-j$(nproc)
+	say BUILD "libbpf, bpftool and user API headers of linux $kver"
+	mkdir "$1/obj" "$1/hdr"
+	# bpftool without its optional parts: they depend on what else this machine has.
+	{ make $jobs -C "$src/tools/bpf/bpftool" OUTPUT="$1/obj/" \
+		feature-clang-bpf-co-re=0 feature-llvm=0 feature-libbfd=0 feature-libcap=0 &&
+	  make $jobs -C "$src" O="$1/hdr" INSTALL_HDR_PATH="$1" headers_install; } >"$cache/build.log" 2>&1 </dev/null || {
+		tail -n 15 "$cache/build.log" >&2
+		die "building libbpf and bpftool failed (whole log: $cache/build.log)"
+	}
+	mv "$1/obj/bpftool" "$1/obj/libbpf/libbpf.a" "$1/"
+	cp -r "$1/obj/libbpf/include/bpf" "$1/include/"
+	rm -rf "$1/obj" "$1/hdr"
+}
+
+get_qemu() {
+	local p
+	fetch "$1" qemu-system-{x86,common,data}="$PIN_QEMU" seabios/"$codename-backports" ipxe-qemu
+	say UNPACK "QEMU ${PIN_QEMU#*:}"
+	for p in "$1"/deb/*.deb; do dpkg -x "$p" "$1"; done
+	rm -rf "$1/deb"
+	# Runs from wherever the folder is, in the test machine too.
+	cat >"$1/qemu-system-x86_64" <<-'END'
+	#!/bin/sh
+	d=$(dirname "$(readlink -f "$0")")
+	QEMU_MODULE_DIR=$d/usr/lib/x86_64-linux-gnu/qemu exec "$d/usr/bin/qemu-system-x86_64" \
+		-L "$d/usr/share/qemu" -L "$d/usr/share/seabios" -L "$d/usr/lib/ipxe/qemu" "$@"
+	END
+	chmod +x "$1/qemu-system-x86_64"
+	local lost
+	lost=$(ldd "$1/usr/bin/qemu-system-x86_64" | awk '/not found/ { print $1 }')
+	[ -z "$lost" ] || die "QEMU ${PIN_QEMU#*:} wants libraries that are not installed:" $lost
+}
+
+# An installed kernel's version, and where its headers are.
+installed_kernel() {
+	local b=/lib/modules/$KREL/build newest
+	case "$KREL" in
+	6.12.*+deb*) ;;
+	*) die "KREL=$KREL is not a Debian 6.12 kernel (6.12.N+debN-amd64); the series is for those only" ;;
+	esac
+	[ -e "$b/Makefile" ] ||
+		die "no headers for $KREL: $b is missing; run: apt-get install linux-headers-$KREL"
+	kver=$(dpkg-query -W -f '${Version}' "linux-headers-$KREL" 2>/dev/null) ||
+		die "$b exists, but linux-headers-$KREL is not an installed package: its source version is unknown"
+	[ -s "$b/vmlinux" ] ||
+		die "$(readlink -f "$b")/vmlinux is missing: modules without BTF cannot carry policies"
+	[ -d "$cache/src-$kver-$key" ] && return
+	apt_update
+	has linux-source-6.12 "$kver" || {
+		newest=$(versions linux-source-6.12 | head -n1)
+		die "linux-headers-$KREL is version $kver, but apt has linux-source-6.12 only as ${newest:-none}; upgrade the kernel and its headers to that version, or use a mirror that has $kver"
+	}
+}
+
+. /etc/os-release
+debian=${VERSION_ID:-?} codename=${VERSION_CODENAME:-?}
+key=$(printf '%s' "$recipe$source_paths" | sha256sum | cut -c1-8)
+pinfile=$cache/pin-$codename
+tmp=
+trap '[ -z "$tmp" ] || rm -rf "$tmp"' EXIT
+trap 'exit 130' INT TERM
+
+apt_options
+check_packages
+case ${1:?CONFIG, deps or update} in
+deps) exit ;;
+update) mkdir -p "$cache"; pin; exit ;;
+esac
+
+[ -s "$pinfile" ] || { mkdir -p "$cache"; pin; }
+. "$pinfile"
+kver=$PIN_KVER
+if [ "${KREL:-$PIN_KREL}" = "$PIN_KREL" ]; then
+	KREL=$PIN_KREL root=$cache/kernel-$PIN_KVER-$recipe
+	make_dir "kernel-$PIN_KVER-$recipe" get_kernel
+else
+	root=
+	installed_kernel
+fi
+source_dir=src-$kver-$key
+tools_dir=tools-$kver-$key-$(gcc -dumpfullversion)
+make_dir "$source_dir" get_source
+make_dir "$tools_dir" get_tools
+make_dir "qemu-${PIN_QEMU#*:}-$recipe" get_qemu
+
+# The pinned kernel's modules go to build/kmod, where the tests look for them.
+if [ "$root" ]; then kmod=build/kmod; else kmod=build/kmod-$KREL; fi
+
+mkdir -p "$(dirname "$1")"
+cat >"$1.$$" <<END
+# Written by scripts/setup.sh.  Plain NAME=value: make, sh and python read it.
+KREL=$KREL
+KVER=$kver
+KROOT=$root
+KSRC=$cache/$source_dir/src
+KTREE=build/linux-$KREL
+KMOD=$kmod
+TOOLS=$cache/$tools_dir
+LIBBPF_A=$cache/$tools_dir/libbpf.a
+LIBBPF_INC=$cache/$tools_dir/include
+BPFTOOL=$cache/$tools_dir/bpftool
+QEMU=$cache/qemu-${PIN_QEMU#*:}-$recipe/qemu-system-x86_64
+END
+if cmp -s "$1.$$" "$1"; then rm "$1.$$"; else mv "$1.$$" "$1"; fi

@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Make the tree that the KVM modules are built in, and apply the series to it.
+#
+#   scripts/tree.sh CONFIG TREE [PATCH...]      default: kernel-patches/*.patch
+#
+# The tree is what Debian's linux-headers packages are (headers, configuration,
+# symbol versions, vmlinux with BTF, kbuild), in one folder, with arch/x86/kvm
+# and virt of linux-source beside it: modules built in it fit the packaged kernel,
+# and nothing of the kernel but KVM has to be compiled.
+#
+# The series is applied to pristine copies of the files it names, and only files
+# that came out different go into the tree: an edited patch rebuilds no more than
+# the objects it changes.
+set -euo pipefail
+export LC_ALL=C
+
+die() { printf 'kvm_ext: %s\n' "$@" >&2; exit 1; }
+
+config=$1 tree=$2; shift 2
+. "$config"
+[ $# != 0 ] || set -- kernel-patches/*.patch
+[ -e "$1" ] || set --
+
+hdr=$KROOT/usr/src/linux-headers-$KREL
+[ -d "$hdr" ] || hdr=$(readlink -f "/lib/modules/$KREL/build")
+common=$KROOT$(sed -n 's,^include \(.*\)/Makefile$,\1,p' "$hdr/Makefile")
+kbuild=$KROOT/usr/lib/linux-kbuild-${KREL%%-*}
+for d in "$hdr" "$common" "$kbuild"; do
+	[ -d "$d" ] || die "$d is missing: linux-headers-$KREL is not complete; reinstall it and what it depends on"
+done
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvm_ext.XXXXXX")
+trap 'rm -rf "$tmp" "$tree.tmp"' EXIT
+trap 'exit 130' INT TERM
+
+# A tree of another version of the packages, or of older rules, is made anew.
+stamp="$KREL $KVER $(sha256sum <"$0")"
+if [ "$(cat "$tree/.kvm_ext-base" 2>/dev/null)" != "$stamp" ]; then
+	rm -rf "$tree" "$tree.tmp"
+	mkdir -p "$tree.tmp"
+	cp -a "$common/." "$tree.tmp/"
+	rm "$tree.tmp/scripts" "$tree.tmp/tools"
+	cp -a "$hdr"/{.config,Module.symvers,vmlinux,arch,include} "$kbuild/." "$tree.tmp/"
+	cp -a "$KSRC/arch/x86/kvm" "$tree.tmp/arch/x86/"
+	cp -a "$KSRC/virt" "$tree.tmp/"
+	chmod -R u+w "$tree.tmp"
+	printf '%s\n' "$stamp" >"$tree.tmp/.kvm_ext-base"
+	mv "$tree.tmp" "$tree"
+fi
+
+files=
+[ $# = 0 ] || files=$(sed -n 's,^\(---\|+++\) [ab]/\([^\t]*\).*,\2,p' "$@" | sort -u)
+for f in $files; do
+	[ -e "$KSRC/$f" ] || continue
+	# The headers packages carry only headers; of those, the very same ones.
+	if [ -e "$common/$f" ]; then
+		cmp -s "$common/$f" "$KSRC/$f" ||
+			die "$f differs between linux-headers of $KREL and linux-source-6.12 $KVER: these are not one version"
+	fi
+	mkdir -p "$tmp/$(dirname "$f")"
+	cp "$KSRC/$f" "$tmp/$f"
+done
+
+for p; do
+	patch -d "$tmp" -p1 --fuzz=0 --no-backup-if-mismatch -s -f <"$p" >"$tmp/.log" 2>&1 || {
+		sed 's/^/  /' "$tmp/.log" >&2
+		die "$p does not apply to linux-source-6.12 $KVER (it has to, without fuzz); nothing was changed in $tree"
+	}
+done
+
+# Files of an earlier series that this one does not touch go back as well.
+touched=$(cat "$tree/.kvm_ext-touched" 2>/dev/null || :)
+printf '%s\n' $touched $files | sort -u >"$tree/.kvm_ext-touched"
+for f in $(cat "$tree/.kvm_ext-touched"); do
+	new=$tmp/$f
+	case " ${files//$'\n'/ } " in *" $f "*) ;; *) new=$KSRC/$f ;; esac
+	if [ ! -e "$new" ]; then
+		rm -f "$tree/$f"
+	elif ! cmp -s "$new" "$tree/$f"; then
+		mkdir -p "$tree/$(dirname "$f")"
+		cp "$new" "$tree/$f"
+	fi
+done
+printf '%s\n' $files >"$tree/.kvm_ext-touched"

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The AMD machine: QEMU's emulation of SVM with nested paging.
+
+QEMU 10, because 7.2 with one thread per CPU runs stale translations of code that
+the kernel patches (static keys), and crashes the emulated host within seconds.
+"""
+
+
+def command(opts, cfg, initrd, console, ports):
+    """The emulator's command line; ports: {channel: inherited socket}"""
+    krel, kroot = cfg["KREL"], cfg["KROOT"]
+    cpus = opts.cpus or (1 if opts.icount else 2)
+    append = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"
+    args = [cfg["QEMU"], "-nodefaults", "-M", "q35", "-cpu", "max,+svm,+npt",
+            "-smp", str(cpus), "-m", opts.mem, "-nic", "none", "-display", "none",
+            "-no-reboot", "-kernel", f"{kroot}/boot/vmlinuz-{krel}", "-initrd", initrd]
+    if opts.icount:
+        # Time, random numbers and addresses depend on nothing outside.
+        args += ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1",
+                 "-rtc", "base=2026-01-01,clock=vm"]
+        append += " nokaslr"
+    else:
+        args += ["-accel", "tcg,thread=multi"]
+    share = "security_model=none,multidevs=remap"
+    args += ["-virtfs", f"local,path=/,mount_tag=hostroot,readonly=on,{share}"]
+    if opts.out:
+        args += ["-virtfs", f"local,path={opts.out.replace(',', ',,')},mount_tag=out,{share}"]
+    if opts.shell:
+        args += ["-serial", "mon:stdio"]
+    else:
+        args += ["-monitor", "none", "-chardev", f"file,id=console,path={console}",
+                 "-serial", "chardev:console", "-device", "virtio-serial-pci"]
+    for name, fd in ports.items():
+        args += ["-chardev", f"socket,id={name},fd={fd}",
+                 "-device", f"virtserialport,chardev={name},name={name}"]
+    return args + opts.emulator_arg + ["-append", f"{append} {opts.append}".strip()]
