@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Policies that the kernel must refuse, each for one reason, and the one that
+ * differs from them by that reason alone and must be taken.  A test creates one
+ * of the maps or loads one of the programs; nothing here is ever loaded whole.
+ */
+#include "kvmext.bpf.h"
+
+char _license[] SEC("license") = "GPL";
+
+SEC("struct_ops/dirtied")
+void BPF_PROG(good_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
+{
+	kvm_throttle_mark(kvm, vcpu->vcpu_idx, true);
+}
+
+SEC("struct_ops.s/block")
+s64 BPF_PROG(good_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	return 0;
+}
+
+SEC("struct_ops.s/round")
+void BPF_PROG(good_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+{
+	kvm_throttle_nr_vcpus(kvm);
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops good = {
+	.name = "good",
+	.dirtied = (void *)good_dirtied,
+	.block = (void *)good_block,
+	.round = (void *)good_round,
+};
+
+/* dirtied() may run with a runqueue locked. */
+SEC("struct_ops.s/dirtied")
+void BPF_PROG(sleepable_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
+{
+	kvm_throttle_mark(kvm, vcpu->vcpu_idx, true);
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops sleepable = {
+	.name = "sleepable",
+	.dirtied = (void *)sleepable_dirtied,
+};
+
+/* A kfunc of the tool's programs in an op. */
+SEC("struct_ops.s/block")
+s64 BPF_PROG(pid_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	return kvm_throttle_mark_pid(1, 0, true);
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops mark_pid = {
+	.name = "mark_pid",
+	.block = (void *)pid_block,
+};
+
+/* vcpu->kvm is not a trusted pointer: only the op's own argument is. */
+SEC("struct_ops/block")
+s64 BPF_PROG(untrusted_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	return kvm_throttle_nr_vcpus(vcpu->kvm);
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops untrusted = {
+	.name = "untrusted",
+	.block = (void *)untrusted_block,
+};
+
+/* KVM's memory is not a policy's to write. */
+SEC("struct_ops/block")
+s64 BPF_PROG(write_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	vcpu->vcpu_id = 5;
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops write = {
+	.name = "write",
+	.block = (void *)write_block,
+};
+
+/* An op's kfunc in the tool's kind of program, with a pointer got elsewhere. */
+SEC("syscall")
+int syscall_nr_vcpus(struct kvm **ctx)
+{
+	return kvm_throttle_nr_vcpus(*ctx);
+}
+
+/* ... and where the pointer would be good. */
+SEC("tp_btf/kvm_vcpu_wakeup")
+int BPF_PROG(tracing_mark_pid)
+{
+	return kvm_throttle_mark_pid(1, 0, true);
+}
+
+/* Taken: what differs in the two above is the kfunc alone. */
+SEC("syscall")
+int syscall_good(u32 *ctx)
+{
+	return kvm_throttle_mark_pid(*ctx, 0, true);
+}
+
+/* Attached without a link it could be neither swapped nor found. */
+SEC(".struct_ops")
+struct kvm_throttle_ops legacy = {
+	.name = "legacy",
+};
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops empty = {
+	.name = "empty",
+};
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops bad_name = {
+	.name = "bad name",
+};
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops no_name = {
+};
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops bad_flags = {
+	.name = "bad_flags",
+	.flags = 0x80000000,
+};

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What tests need of kvm_ext: the probe policy with its knobs and counts, links,
+ * marks, the state file, the kill switch, the kernel log and the tracepoints.
+ *
+ * Links are made with the bare system calls, so that a test sees the kernel's
+ * own errno; nothing is pinned unless a test does it.
+ */
+#ifndef __TESTS_EXT_H
+#define __TESTS_EXT_H
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/types.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bpf/probe.h"
+#include "vm.h"
+
+#define EXT_STATE	"/sys/kernel/debug/kvm/ext/state"
+#define EXT_SWITCH	"/sys/module/kvm/parameters/ext_enable"
+#define TRACING		"/sys/kernel/tracing"
+
+/* As in kvm.ko; user programs have no vmlinux.h. */
+enum { DIRTY_WRITE_FAULT, DIRTY_PML, DIRTY_MAP, DIRTY_HOST };
+enum { LOG_START, LOG_STOP, HARVEST, RING_RESET };
+#define F_ANY_VCPU	1
+
+/* enum bpf_attach_type: newer than Debian 12's header. */
+#define ATTACH_STRUCT_OPS ((enum bpf_attach_type)44)
+
+/* The head of struct kvm_throttle_ops as a policy object has it. */
+struct ops_head {
+	__u32 vm;
+	__u32 flags;
+	char name[32];
+	struct bpf_program *dirtied;
+	struct bpf_program *block;
+	struct bpf_program *round;
+};
+
+#define MS	1000000ULL
+
+/* Poll until @cond holds or @ms are over; whether it holds. */
+#define WAIT(cond, ms) ({					\
+	uint64_t __end = now_ns() + (ms) * MS;			\
+	while (!(cond) && now_ns() < __end)			\
+		sleep_ms(1);					\
+	(cond);							\
+})
+
+/* --- libbpf's words, kept for the tests that want to know the reason ------- */
+
+static char ext_log[65536];
+static size_t ext_log_len;
+
+static inline int ext_print(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	int n;
+
+	if (level == LIBBPF_DEBUG || ext_log_len >= sizeof(ext_log) - 1)
+		return 0;
+	n = vsnprintf(ext_log + ext_log_len, sizeof(ext_log) - ext_log_len, fmt, ap);
+	ext_log_len += n;
+	if (ext_log_len > sizeof(ext_log) - 1)
+		ext_log_len = sizeof(ext_log) - 1;
+	return n;
+}
+
+/* --- objects --------------------------------------------------------------- */
+
+/* A policy object of the build, by its path from the folder of this program. */
+static inline struct bpf_object *ext_open(const char *path)
+{
+	char file[4096];
+	ssize_t n = readlink("/proc/self/exe", file, sizeof(file) - 1);
+	char *slash;
+
+	libbpf_set_print(ext_print);
+	ext_log_len = 0;
+	ext_log[0] = 0;
+	if (n < 0)
+		return NULL;
+	file[n] = 0;
+	slash = strrchr(file, '/');
+	snprintf(slash + 1, sizeof(file) - (slash + 1 - file), "%s", path);
+	return bpf_object__open_file(file, NULL);
+}
+
+static inline void *ext_map_memory(struct bpf_object *obj, const char *name)
+{
+	struct bpf_map *map = bpf_object__find_map_by_name(obj, name);
+	void *p;
+
+	if (!map)
+		return NULL;
+	p = mmap(NULL, (bpf_map__value_size(map) + 4095) & ~4095UL, PROT_READ | PROT_WRITE,
+		 MAP_SHARED, bpf_map__fd(map), 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+struct probe {
+	struct bpf_object *obj;
+	int ops;		/* the table's map */
+	int link;
+	volatile struct probe_knobs *k;
+	volatile struct probe_counts *c;
+};
+
+/* @ops: PROBE_IN_* of the ops it is to have. */
+static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 flags,
+			     unsigned int ops)
+{
+	struct bpf_map *map;
+	struct ops_head *head;
+	size_t size;
+	int ret;
+
+	*p = (struct probe){ .ops = -1, .link = -1 };
+	p->obj = ext_open("bpf/probe.bpf.o");
+	if (!p->obj)
+		return -errno;
+	map = bpf_object__find_map_by_name(p->obj, "probe");
+	head = map ? bpf_map__initial_value(map, &size) : NULL;
+	if (!head || size < sizeof(*head))
+		return -EBADMSG;
+	head->vm = vm;
+	head->flags = flags;
+	snprintf(head->name, sizeof(head->name), "%s", name);
+	if (!(ops & PROBE_IN_DIRTIED))
+		head->dirtied = NULL;
+	if (!(ops & PROBE_IN_BLOCK))
+		head->block = NULL;
+	if (!(ops & PROBE_IN_ROUND))
+		head->round = NULL;
+	ret = bpf_object__load(p->obj);
+	if (ret)
+		return ret;
+	p->ops = bpf_map__fd(map);
+	p->k = ext_map_memory(p->obj, ".data");
+	p->c = ext_map_memory(p->obj, ".bss");
+	if (!p->k || !p->c)
+		return -ENOMEM;
+	p->k->base = VM_MEM / VM_PAGE;
+	return 0;
+}
+
+#define PROBE_ALL (PROBE_IN_DIRTIED | PROBE_IN_BLOCK | PROBE_IN_ROUND)
+
+static inline int ext_link(int map)
+{
+	int fd = bpf_link_create(map, 0, ATTACH_STRUCT_OPS, NULL);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int ext_update(int link, int map)
+{
+	return bpf_link_update(link, map, NULL) ? -errno : 0;
+}
+
+static inline int ext_link_id(int link)
+{
+	struct bpf_link_info info = {};
+	__u32 len = sizeof(info);
+
+	return bpf_obj_get_info_by_fd(link, &info, &len) ? -errno : (int)info.id;
+}
+
+static inline int probe_attach(struct probe *p)
+{
+	int ret = ext_link(p->ops);
+
+	if (ret < 0)
+		return ret;
+	p->link = ret;
+	return 0;
+}
+
+static inline void probe_detach(struct probe *p)
+{
+	if (p->link >= 0)
+		close(p->link);
+	p->link = -1;
+}
+
+static inline void probe_free(struct probe *p)
+{
+	if (!p->obj)
+		return;
+	probe_detach(p);
+	if (p->k)
+		munmap((void *)p->k, 4096);
+	if (p->c)
+		munmap((void *)p->c, (sizeof(*p->c) + 4095) & ~4095UL);
+	bpf_object__close(p->obj);
+	p->obj = NULL;
+}
+
+static inline int probe_up(struct probe *p, const char *name, __u32 vm, __u32 flags)
+{
+	return probe_load(p, name, vm, flags, PROBE_ALL) ?: probe_attach(p);
+}
+
+static inline __u64 probe_dirtied(struct probe *p)
+{
+	return p->c->dirtied[0] + p->c->dirtied[1] + p->c->dirtied[2] + p->c->dirtied[3];
+}
+
+/* --- marks: by the program that the tool uses ------------------------------ */
+
+/* Loaded for each call: a mark is rare, and a test may be a forked child. */
+static inline int ext_mark(pid_t pid, __u32 vcpu, bool on)
+{
+	struct { __u32 pid, vcpu, on; } args = { pid, vcpu, on };
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &args, .ctx_size_in = sizeof(args));
+	struct bpf_object *obj = ext_open("../bpf/mark.bpf.o");
+	struct bpf_program *prog;
+	int ret;
+
+	if (!obj)
+		return -ENOENT;
+	ret = bpf_object__load(obj);
+	if (!ret) {
+		prog = bpf_object__find_program_by_name(obj, "mark");
+		ret = bpf_prog_test_run_opts(bpf_program__fd(prog), &opts);
+		if (!ret)
+			ret = (int)opts.retval;
+	}
+	bpf_object__close(obj);
+	return ret;
+}
+
+/* --- the state file -------------------------------------------------------- */
+
+static inline char *ext_read(const char *path)
+{
+	size_t size = 1 << 16, len = 0;
+	char *text = malloc(size);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0) {
+		free(text);
+		return NULL;
+	}
+	while ((n = read(fd, text + len, size - len - 1)) > 0) {
+		len += n;
+		if (size - len < 4096)
+			text = realloc(text, size *= 2);
+	}
+	close(fd);
+	text[len] = 0;
+	return text;
+}
+
+/* Is "key=value" one of the words of this line (after its first)? */
+static inline const char *ext_word(const char *line, const char *word, size_t len)
+{
+	const char *p = line;
+
+	while ((p = strstr(p, word))) {
+		if (p > line && p[-1] == ' ' &&
+		    (word[len - 1] == '=' || p[len] == ' ' || !p[len]))
+			return p;
+		p += len;
+	}
+	return NULL;
+}
+
+/*
+ * The value of @key in the record of @kind that has all of the words of @match:
+ * 0, or -ENOENT.  Quotes are taken off.
+ */
+static inline int ext_get(const char *kind, const char *match, const char *key, char *value,
+			  size_t size)
+{
+	char *text = ext_read(EXT_STATE), *line, *next, want[128], keyeq[64];
+	int ret = -ENOENT;
+
+	value[0] = 0;
+	if (!text)
+		return -ENOENT;
+	snprintf(keyeq, sizeof(keyeq), "%s=", key);
+	for (line = text; ret && line && *line; line = next) {
+		const char *p = line;
+		char *word, *save = NULL;
+		bool all = true;
+
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = 0;
+		if (strncmp(line, kind, strlen(kind)) || line[strlen(kind)] != ' ')
+			continue;
+		snprintf(want, sizeof(want), "%s", match);
+		for (word = strtok_r(want, " ", &save); word; word = strtok_r(NULL, " ", &save))
+			all &= !!ext_word(line, word, strlen(word));
+		if (!all)
+			continue;
+		p = ext_word(line, keyeq, strlen(keyeq));
+		if (!p)
+			continue;
+		p += strlen(keyeq);
+		if (*p == '"') {
+			const char *end = strchr(p + 1, '"');
+
+			snprintf(value, size, "%.*s", end ? (int)(end - p - 1) : 0, p + 1);
+		} else {
+			snprintf(value, size, "%.*s", (int)strcspn(p, " "), p);
+		}
+		ret = 0;
+	}
+	free(text);
+	return ret;
+}
+
+/* The same for a number; -1 if there is none. */
+static inline long long ext_num(const char *kind, const char *match, const char *key)
+{
+	char value[64], *end;
+	long long n;
+
+	if (ext_get(kind, match, key, value, sizeof(value)))
+		return -1;
+	n = strtoll(value, &end, 10);
+	return *value && !*end ? n : -1;
+}
+
+static inline bool ext_is(const char *kind, const char *match, const char *key, const char *want)
+{
+	char value[256];
+
+	return !ext_get(kind, match, key, value, sizeof(value)) && !strcmp(value, want);
+}
+
+static inline long long vcpu_num(pid_t pid, int vcpu, const char *key)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "pid=%d id=%d", pid, vcpu);
+	return ext_num("vcpu", match, key);
+}
+
+static inline long long vcpu_dirty(pid_t pid, int vcpu)
+{
+	return vcpu_num(pid, vcpu, "dirty_write") + vcpu_num(pid, vcpu, "dirty_pml") +
+	       vcpu_num(pid, vcpu, "dirty_map") + vcpu_num(pid, vcpu, "dirty_host");
+}
+
+/* What is wrong with the state of the policy of that name, if it is not @state. */
+static inline bool policy_is(const char *name, const char *state)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "name=%s", name);
+	return ext_is("policy", match, "state", state);
+}
+
+static inline long long policy_num(const char *name, const char *key)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "name=%s", name);
+	return ext_num("policy", match, key);
+}
+
+static inline bool policy_has(const char *name, const char *key, const char *want)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "name=%s", name);
+	return ext_is("policy", match, key, want);
+}
+
+/* Which policy is in charge of that process's VM; "-" for none. */
+static inline bool in_charge(pid_t pid, const char *name)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "pid=%d", pid);
+	return ext_is("vm", match, "policy", name);
+}
+
+/* How many policies are attached anywhere, in whatever state. */
+static inline int policies(void)
+{
+	char *text = ext_read(EXT_STATE), *p = text;
+	int n = 0;
+
+	if (!text)
+		return -ENOENT;
+	for (; (p = strstr(p, "policy table=throttle")); p++)
+		n += p == text || p[-1] == '\n';
+	free(text);
+	return n;
+}
+
+static inline int ext_write(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static inline int ext_enable(bool on)
+{
+	return ext_write(EXT_SWITCH, on ? "Y" : "N");
+}
+
+/* --- the kernel log -------------------------------------------------------- */
+
+static inline int kmsg_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd >= 0)
+		lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+/*
+ * What the kernel said since kmsg_open() or the last call that mentions one of
+ * the texts, or NULL.  An argument list of texts ends with NULL.
+ */
+static inline const char *kmsg_find(int fd, const char *const *texts)
+{
+	static char hit[4096];
+	char record[8192];
+	ssize_t n;
+
+	hit[0] = 0;
+	for (;;) {
+		n = read(fd, record, sizeof(record) - 1);
+		if (n < 0 && errno == EPIPE)
+			continue;
+		if (n <= 0)
+			break;
+		record[n] = 0;
+		for (int i = 0; texts[i] && !hit[0]; i++)
+			if (strstr(record, texts[i]))
+				snprintf(hit, sizeof(hit), "%.4000s", record);
+	}
+	return hit[0] ? hit : NULL;
+}
+
+static inline const char *kmsg_splat(int fd)
+{
+	static const char *const splats[] = {
+		"BUG:", "WARNING:", "Oops", "general protection", "INFO: task", "soft lockup",
+		"suspicious RCU", "scheduling while atomic", "sleeping function called",
+		"Call Trace", "rcu: INFO", NULL
+	};
+
+	return kmsg_find(fd, splats);
+}
+
+#endif /* __TESTS_EXT_H */
