@@ -37,6 +37,9 @@ $(CONFIG): FORCE
 # --- KVM modules ------------------------------------------------------------
 
 modnames := kvm kvm-amd kvm-intel
+# A time stamp of our own asks kbuild for BTF in an order that is the same every time,
+# which vmlinux.h is compared by.
+export KBUILD_BUILD_TIMESTAMP := kvm_ext
 modules := $(modnames:%=$(KMOD)/%.ko)
 patches := $(sort $(wildcard kernel-patches/*.patch))
 
@@ -45,14 +48,15 @@ modules: $(modules)
 # One build makes all three; the unstripped ones stay in the tree.
 $(modules) &: $(patches) $(wildcard kernel-patches) scripts/tree.sh $(CONFIG)
 	$(say) PATCH "$(words $(patches)) patches on linux $(KREL)"
-	$(Q)scripts/tree.sh $(CONFIG) $(KTREE)
-	$(Q)$(MAKE) -C $(KTREE) M=arch/x86/kvm modules $(if $(filter 1,$(V)),V=1) 2>&1 | sed -u '/^make\[/d'; \
-		exit $${PIPESTATUS[0]}
 	@mkdir -p $(KMOD)
-	$(Q)for m in $(modnames); do \
-		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko && \
-		mv $(KMOD)/.$$m.ko $(KMOD)/$$m.ko || exit 1; \
-	done
+	$(Q)exec 9>$(KTREE).lock && flock 9 && \
+	scripts/tree.sh $(CONFIG) $(KTREE) && \
+	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
+	  [ $${PIPESTATUS[0]} = 0 ]; } && \
+	for m in $(modnames); do \
+		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko || exit 1; \
+	done && \
+	for m in $(modnames); do mv $(KMOD)/.$$m.ko $(KMOD)/$$m.ko || exit 1; done
 	$(Q)scripts/check-vermagic.sh $(KREL) $(modules)
 	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
 

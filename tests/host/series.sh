@@ -1,0 +1,61 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Every patch of the series: applies with no fuzz, passes checkpatch --strict, and
+# the modules build after it, alone and without a warning.
+#
+# A series that passed once is not built again until it, the kernel or this test
+# changes.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+. build/config.mk
+tree=build/series-$KREL
+passed=build/series.passed
+patches=(kernel-patches/*.patch)
+[ -e "${patches[0]}" ] || { echo "1..0 # SKIP no patches in kernel-patches/"; exit 0; }
+
+echo 1..$((3 * ${#patches[@]}))
+n=0 failed=0
+result() {
+	n=$((n + 1))
+	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
+}
+
+key=$(cat "$0" scripts/tree.sh "${patches[@]}" | sha256sum)$KVER
+known=
+[ "$(cat $passed 2>/dev/null)" = "$key" ] && known=1
+export KBUILD_BUILD_TIMESTAMP=kvm_ext
+
+for ((i = 0; i < ${#patches[@]}; i++)); do
+	p=${patches[i]} name=$(basename "${patches[i]}" .patch)
+	if [ "$known" ]; then
+		result 0 "$name applies (as before)"
+		result 0 "$name builds (as before)"
+	else
+		log=$(scripts/tree.sh build/config.mk $tree "${patches[@]:0:i + 1}" 2>&1)
+		applied=$?
+		[ -z "$log" ] || sed 's/^/# /' <<<"$log"
+		result $applied "$name applies without fuzz"
+		status=1
+		if [ $applied = 0 ]; then
+			make -j"$(nproc)" -C $tree M=arch/x86/kvm modules >$tree.log 2>&1
+			status=$?
+			if [ $status != 0 ]; then
+				tail -n 20 $tree.log | sed 's/^/# /'
+			elif grep -q 'warning:\|WARNING:' $tree.log; then
+				grep 'warning:\|WARNING:' $tree.log | sed 's/^/# /'
+				status=1
+			fi
+		fi
+		result $status "$name builds without warnings"
+	fi
+	# The tree is part of one, hence --no-tree.  New files lie below virt/kvm and
+	# arch/x86/kvm, which MAINTAINERS has already: nothing to add there.
+	log=$("$KSRC/scripts/checkpatch.pl" --root="$KSRC" --no-tree --strict --no-summary -q \
+		--ignore FILE_PATH_CHANGES "$p" 2>&1)
+	status=$?
+	[ -z "$log" ] || sed 's/^/# /' <<<"$log"
+	result $status "$name is clean by checkpatch --strict"
+done
+[ $failed != 0 ] || printf '%s\n' "$key" >$passed
+exit $failed
