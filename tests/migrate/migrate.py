@@ -315,7 +315,7 @@ class Policy:
         return json.loads(self.tool("status", "--vm", str(self.vm.proc.pid), "--json"))
 
     def unload(self):
-        self.tool("unload", self.name)
+        self.tool("unload", f"{self.name}@{self.vm.proc.pid}")
 
 
 def find_vcpus(status):
@@ -425,9 +425,6 @@ def migrate(opt, vm, mode, progress, hook=None):
     row = {"mode": mode, "status": "failed", "total_ms": None, "downtime_ms": None,
            "rounds": None, "sent_mib": None, "v0_share": None, "v1_share": None,
            "v1_worst2s": None}
-    row["load"] = {"rate": opt.rate, "ws": opt.ws, "writers": opt.writers, "cpus": opt.cpus,
-                   "pattern": opt.pattern, "mem": opt.mem, "link": opt.bandwidth,
-                   "downtime_limit": opt.downtime}
     row["before"] = getattr(vm, "before", None)
     dst = policy = None
     try:
@@ -687,9 +684,10 @@ def series(opt, progress):
     """All modes of one load; yields a row each."""
     if opt.warm_up_given is None:
         opt.warm_up = max(2.0, opt.ws / opt.rate + 0.5)
+    modes = opt.modes.split(",")
     src = None
     try:
-        for mode in opt.modes.split(","):
+        for n, mode in enumerate(modes):
             dst = None
             try:
                 if src is None:
@@ -698,12 +696,16 @@ def series(opt, progress):
             except Failed as err:
                 progress.end()
                 row = {"mode": mode, "status": "failed", "error": str(err)}
+            row["load"] = {k: getattr(opt, k) for k in (
+                "rate", "ws", "writers", "cpus", "pattern", "mem", "bandwidth", "downtime")}
             row["qemu"] = opt.version
             row["host"] = f"Linux {os.uname().release}, {os.cpu_count()} CPUs"
             if dst:
                 dst.kill()
-            # a source that was never stopped and whose accelerator suits the next mode serves again
-            if src and not (opt.same_guest and row["status"] == "not-converged"):
+            # a source that was never stopped serves again, where the next mode can use its accelerator
+            after = modes[n + 1:n + 2]
+            if src and not (opt.same_guest and row["status"] == "not-converged" and after and
+                            MODES[after[0]].get("ring") == MODES[mode].get("ring")):
                 src.kill()
                 src = None
             yield row
