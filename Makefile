@@ -40,6 +40,8 @@ modnames := kvm kvm-amd kvm-intel
 # A time stamp of our own asks kbuild for BTF in an order that is the same every time,
 # which vmlinux.h is compared by.
 export KBUILD_BUILD_TIMESTAMP := kvm_ext
+# gcc-12 by another name is the same compiler.
+export DEBIAN_KERNEL_NO_CC_VERSION_CHECK := y
 modules := $(modnames:%=$(KMOD)/%.ko)
 patches := $(sort $(wildcard kernel-patches/*.patch))
 
@@ -109,6 +111,9 @@ tools: $(if $(user_src),build/kvmext)
 build/kvmext: $(user_obj) $(LIBBPF_A)
 	$(say) LD $@
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsmartcols -lelf -lz
+
+# Not yet in a .d file when it is needed first.
+build/user/mark.o: build/bpf/mark.skel.h
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@

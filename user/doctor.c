@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+/* kvmext doctor: what this machine has, what is missing, what to do. */
+#include "kvmext.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+/**
+ * struct finding - the outcome of a check
+ * @what: was looked at
+ * @found: was found
+ * @todo: how to mend it; NULL if it is well
+ * @minor: policies can be loaded nevertheless
+ */
+struct finding {
+	const char *what;
+	char *found;
+	const char *todo;
+	bool minor;
+};
+
+static struct finding findings[24];
+static int nr_findings;
+
+static void note(const char *what, char *found, const char *todo, bool minor)
+{
+	findings[nr_findings++] = (struct finding){ what, found, todo, minor };
+}
+
+static void check_modules(void)
+{
+	bool amd = !access("/sys/module/kvm_amd", F_OK);
+	bool intel = !access("/sys/module/kvm_intel", F_OK);
+
+	if (access("/sys/module/kvm", F_OK))
+		note("kvm module", str("not loaded"),
+		     "modprobe kvm-amd or kvm-intel, of kvm_ext's modules", false);
+	else
+		note("kvm module",
+		     str(access("/sys/module/kvm/initstate", F_OK) ? "built in" : "loaded"), NULL,
+		     false);
+	note("vendor module",
+	     str(amd   ? "kvm_amd" :
+		 intel ? "kvm_intel" :
+			 "none"),
+	     amd || intel ? NULL : "modprobe kvm-amd or kvm-intel; VMs need it, loading does not",
+	     true);
+	note("/dev/kvm", str("%s", access("/dev/kvm", R_OK | W_OK) ? strerror(errno) : "there"),
+	     access("/dev/kvm", R_OK | W_OK) ?
+		     "VMs need it: is virtualisation on in the firmware?" :
+		     NULL,
+	     true);
+}
+
+static void check_btf(void)
+{
+	bool vmlinux = !access("/sys/kernel/btf/vmlinux", R_OK);
+
+	note("kernel BTF", str(vmlinux ? "there" : "missing"),
+	     vmlinux ? NULL : "boot a kernel with CONFIG_DEBUG_INFO_BTF", false);
+	if (access("/sys/module/kvm", F_OK))
+		return;
+	note("kvm BTF", str(kvm_btf() ? "there" : "missing"),
+	     kvm_btf() ?
+		     NULL :
+		     "load kvm modules that have BTF of this very kernel; dmesg may say why not",
+	     false);
+	for (int i = 0; i < nr_tables; i++) {
+		bool has = kvm_has_table(&tables[i]);
+
+		note("kvm_ext patches", str("%s: %s", tables[i].ops, has ? "there" : "missing"),
+		     has ? NULL :
+			   "build the modules (make modules) and load them in place of these",
+		     false);
+	}
+}
+
+static void check_switch(void)
+{
+	if (access(KILL_SWITCH, F_OK))
+		return;
+	note("kill switch", str(kill_switch_on() ? "on: no policy may run" : "off"),
+	     kill_switch_on() ? "echo Y > " KILL_SWITCH : NULL, false);
+}
+
+static void check_mounts(void)
+{
+	bool bpf = is_mount(g.bpffs, BPFFS_MAGIC), debug = is_mount(g.debugfs, DEBUGFS_MAGIC_);
+	char *state = str("%s/kvm/ext/state", g.debugfs);
+
+	note("bpffs", str("%s on %s", bpf ? "mounted" : "not mounted", g.bpffs),
+	     bpf ? NULL : str("mount -t bpf bpf %s", g.bpffs), false);
+	note("debugfs", str("%s on %s", debug ? "mounted" : "not mounted", g.debugfs),
+	     debug ? NULL : str("mount -t debugfs debugfs %s", g.debugfs), false);
+	if (debug && kvm_has_table(&tables[0]))
+		note("state file", str("%s", access(state, R_OK) ? strerror(errno) : "readable"),
+		     access(state, R_OK) ? "run as root; lockdown and debugfs=off hide it" : NULL,
+		     false);
+}
+
+static void check_rights(void)
+{
+	char names[128], line[128] = "";
+	FILE *f = fopen("/sys/kernel/security/lockdown", "re");
+	bool tight;
+
+	if (missing_caps(names, sizeof(names)))
+		note("privilege", str("lacks %s", names), "run as root", false);
+	else
+		note("privilege", str("CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN"), NULL, false);
+	if (f && !fgets(line, sizeof(line), f))
+		*line = 0;
+	if (f)
+		fclose(f);
+	line[strcspn(line, "\n")] = 0;
+	tight = strstr(line, "[integrity]") || strstr(line, "[confidentiality]");
+	note("lockdown", str("%s", *line ? line : "not in this kernel"),
+	     tight ? "unsigned modules and debugfs are barred: boot without lockdown" : NULL,
+	     !strstr(line, "[confidentiality]"));
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+	static const char doc[] =
+		"Say what this machine has for kvm_ext, what is missing and what to do.\v"
+		"Exits with 0 if policies can be loaded, else with 4.";
+	static const struct col cols[] = {
+		{ "CHECK", false }, { "", false }, { "FOUND", false }, { "TO DO", false }
+	};
+	struct libscols_table *tbl;
+	struct utsname un;
+	bool good = true;
+	int ret;
+
+	ret = parse_args(argc, argv, NULL, NULL, "", doc, NULL);
+	if (ret != OK)
+		return ret;
+	uname(&un);
+	note("kernel", str("%s %s", un.release, un.machine), NULL, false);
+	check_btf();
+	check_modules();
+	check_switch();
+	check_mounts();
+	check_rights();
+	note("libbpf", str("%s, in this tool", libbpf_version_string()), NULL, false);
+
+	for (int i = 0; i < nr_findings; i++)
+		good &= !findings[i].todo || findings[i].minor;
+	if (g.json) {
+		j_open(NULL, '{');
+		j_bool("ready", good);
+		j_open("checks", '[');
+		for (int i = 0; i < nr_findings; i++) {
+			const struct finding *f = &findings[i];
+
+			j_open(NULL, '{');
+			j_str("check", f->what);
+			j_str("result", !f->todo ? "ok" : f->minor ? "warning" : "missing");
+			j_str("found", f->found);
+			j_str("todo", f->todo);
+			j_close('}');
+		}
+		j_close(']');
+		j_close('}');
+		return good ? OK : E_ENV;
+	}
+	tbl = tbl_new(cols, ARRAY_SIZE(cols));
+	for (int i = 0; i < nr_findings; i++) {
+		const struct finding *f = &findings[i];
+
+		tbl_row(tbl, ARRAY_SIZE(cols), str("%s", f->what),
+			str(!f->todo ? "ok" :
+			    f->minor ? "warning" :
+				       "missing"),
+			f->found, str("%s", f->todo ? f->todo : ""));
+	}
+	tbl_print(tbl);
+	say(good ? "Policies can be loaded." : "Policies cannot be loaded.");
+	return good ? OK : E_ENV;
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What the kernel, its modules and this process's rights offer. */
+#include "kvmext.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdio.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+struct btf *kvm_btf(void)
+{
+	static struct btf *btf;
+	struct btf *base;
+
+	if (btf)
+		return btf;
+	base = btf__load_vmlinux_btf();
+	if (!base)
+		return NULL;
+	btf = btf__load_module_btf("kvm", base);
+	/* KVM may be built in; then it has no state of loading. */
+	if (!btf && !access("/sys/module/kvm", F_OK) && access("/sys/module/kvm/initstate", F_OK) &&
+	    btf__find_by_name_kind(base, "kvm_vcpu_arch", BTF_KIND_STRUCT) > 0)
+		btf = base;
+	return btf;
+}
+
+bool kvm_has_table(const struct table *t)
+{
+	struct btf *btf = kvm_btf();
+	char *vname = str("bpf_struct_ops_%s", t->ops);
+	bool has = btf && btf__find_by_name_kind(btf, vname, BTF_KIND_STRUCT) > 0;
+
+	free(vname);
+	return has;
+}
+
+int need_kernel(void)
+{
+	static const char own[] = "load kvm_ext's kvm modules (kvmext doctor says more)";
+
+	for (int i = 0; i < nr_tables; i++)
+		if (kvm_has_table(&tables[i]))
+			return OK;
+	if (access("/sys/kernel/btf/vmlinux", F_OK))
+		return fail(E_ENV, "boot a kernel with CONFIG_DEBUG_INFO_BTF",
+			    "this kernel has no BTF");
+	if (access("/sys/module/kvm", F_OK))
+		return fail(E_ENV, "modprobe kvm-amd or kvm-intel, of kvm_ext's modules",
+			    "the kvm module is not loaded");
+	if (!kvm_btf() && access("/sys/kernel/btf/kvm", F_OK))
+		return fail(E_ENV, own, "the kvm module that is loaded has no BTF");
+	if (!kvm_btf())
+		return fail(E_ENV, own, "BTF of the kvm module cannot be read: %s",
+			    strerror(errno));
+	return fail(E_ENV, own, "this kernel's KVM has no kvm_ext patches");
+}
+
+static const struct {
+	int cap;
+	const char *name;
+} caps[] = {
+	{ CAP_BPF, "CAP_BPF" },
+	{ CAP_PERFMON, "CAP_PERFMON" },
+	{ CAP_SYS_ADMIN, "CAP_SYS_ADMIN" },
+};
+
+uint64_t missing_caps(char *names, size_t size)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	uint64_t eff = 0, missing = 0;
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "CapEff: %lx", &eff) == 1)
+			break;
+	if (f)
+		fclose(f);
+	*names = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
+		if (eff >> caps[i].cap & 1)
+			continue;
+		missing |= 1ull << caps[i].cap;
+		snprintf(names + strlen(names), size - strlen(names), "%s%s", *names ? ", " : "",
+			 caps[i].name);
+	}
+	return missing;
+}
+
+int need_privilege(void)
+{
+	char names[128];
+
+	if (!missing_caps(names, sizeof(names)))
+		return OK;
+	return fail(E_PRIV, "run it as root", "policies are for root: this process lacks %s",
+		    names);
+}
+
+bool is_mount(const char *path, long magic)
+{
+	struct statfs fs;
+
+	return !statfs(path, &fs) && fs.f_type == magic;
+}
+
+int need_bpffs(void)
+{
+	if (is_mount(g.bpffs, BPFFS_MAGIC))
+		return OK;
+	return fail(E_ENV, str("run: mount -t bpf bpf %s", g.bpffs),
+		    "bpffs, which keeps loaded policies, is not mounted on %s", g.bpffs);
+}
+
+bool kill_switch_on(void)
+{
+	int fd = open(KILL_SWITCH, O_RDONLY | O_CLOEXEC);
+	char c = 'Y';
+
+	if (fd >= 0) {
+		if (read(fd, &c, 1) != 1)
+			c = 'Y';
+		close(fd);
+	}
+	return c == 'N' || c == '0';
+}
+
+int parse_pid(const char *text, uint32_t *pid)
+{
+	char *end;
+	long v;
+
+	errno = 0;
+	v = strtol(text, &end, 10);
+	if (errno || *end || end == text || v <= 0 || v > INT32_MAX)
+		return -1;
+	*pid = v;
+	return 0;
+}
+
+char *proc_comm(uint32_t pid)
+{
+	char *path = str("/proc/%u/comm", pid), name[32] = "";
+	FILE *f = fopen(path, "re");
+
+	free(path);
+	if (!f)
+		return NULL;
+	if (!fgets(name, sizeof(name), f))
+		*name = 0;
+	fclose(f);
+	name[strcspn(name, "\n")] = 0;
+	return str("%s", name);
+}
+
+/*
+ * The kernel decides in the end; this is for an answer that says what the
+ * process is.
+ */
+int need_vm(uint32_t pid)
+{
+	char *path = str("/proc/%u/fd", pid);
+	DIR *dir = opendir(path);
+	struct dirent *e;
+	int vms = 0;
+
+	free(path);
+	if (!dir && errno == ENOENT)
+		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
+			    "there is no process %u", pid);
+	/* Not ours to look at: let the kernel say. */
+	if (!dir)
+		return OK;
+	while ((e = readdir(dir))) {
+		char target[64];
+		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
+
+		if (n < 0)
+			continue;
+		target[n] = 0;
+		vms += !strcmp(target, "anon_inode:kvm-vm");
+	}
+	closedir(dir);
+	if (!vms) {
+		char *comm = proc_comm(pid);
+
+		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
+			    "process %u (%s) has no VM", pid, comm ? comm : "gone");
+	}
+	return OK;
+}

@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* kvmext, the tool: what its commands share. */
+#ifndef __KVMEXT_H
+#define __KVMEXT_H
+
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <libsmartcols/libsmartcols.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KVMEXT_VERSION "0.1"
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define __printf(f, a) __attribute__((format(printf, f, a)))
+
+/* Longest text in an op table's .name, without the NUL. */
+#define NAME_MAX_LEN 31
+
+typedef __int128 s128;
+
+/**
+ * enum code - exit codes, also "code" in JSON errors; they never change
+ * @OK: done
+ * @E_INTERNAL: the tool or the system failed in a way that has no better code
+ * @E_USAGE: the command line makes no sense
+ * @E_PRIV: more privilege is needed
+ * @E_ENV: the kernel or its set-up lacks something
+ * @E_OBJECT: the object file cannot be a policy here
+ * @E_PARAM: no such parameter, or a value it does not take
+ * @E_VM: no such VM or vCPU
+ * @E_CONFLICT: the place or the name is taken
+ * @E_POLICY: no such policy
+ * @E_REFUSED: the kernel or its verifier said no
+ */
+enum code {
+	OK,
+	E_INTERNAL,
+	E_USAGE,
+	E_PRIV,
+	E_ENV,
+	E_OBJECT,
+	E_PARAM,
+	E_VM,
+	E_CONFLICT,
+	E_POLICY,
+	E_REFUSED,
+};
+
+/**
+ * struct global - the options every command takes
+ * @json: one JSON document on stdout, for results and errors alike
+ * @quiet: say nothing when all is well
+ * @verbose: libbpf's whole log on stderr
+ * @bpffs: where bpffs is mounted
+ * @debugfs: where debugfs is mounted
+ */
+struct global {
+	bool json;
+	bool quiet;
+	bool verbose;
+	const char *bpffs;
+	const char *debugfs;
+};
+
+extern struct global g;
+
+/* Keys of options that have no letter. */
+enum {
+	OPT_BPFFS = 0x100,
+	OPT_DEBUGFS,
+	OPT_HELP,
+	OPT_USAGE,
+	OPT_INTERVAL,
+	OPT_VCPU,
+	OPT_VM,
+};
+
+/* --- commands: each parses its own arguments and returns a code --- */
+
+int cmd_doctor(int argc, char **argv);
+int cmd_get(int argc, char **argv);
+int cmd_list(int argc, char **argv);
+int cmd_load(int argc, char **argv);
+int cmd_mark(int argc, char **argv);
+int cmd_set(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_switch(int argc, char **argv);
+int cmd_unload(int argc, char **argv);
+int cmd_unmark(int argc, char **argv);
+
+/**
+ * parse_args - parse a command's arguments, global options included
+ * @argc: arguments, the command's name first
+ * @argv: likewise
+ * @options: the command's own options, or NULL
+ * @parser: called for those options and for ARGP_KEY_ARG; ARGP_ERR_UNKNOWN if not its own
+ * @args_doc: what follows the options
+ * @doc: help
+ * @input: handed to @parser as state->input
+ *
+ * Return: OK or E_USAGE, which is then already reported.
+ */
+int parse_args(int argc, char **argv, const struct argp_option *options, argp_parser_t parser,
+	       const char *args_doc, const char *doc, void *input);
+
+/* --- out.c: errors, JSON, tables --- */
+
+/**
+ * fail - report an error
+ * @code: what kind
+ * @hint: what to do next, or NULL
+ * @fmt: what was tried and what was found
+ *
+ * Return: @code, so that a caller can return it on.
+ */
+int fail(enum code code, const char *hint, const char *fmt, ...) __printf(3, 4);
+int fail_usage(const char *cmd, const char *fmt, ...) __printf(2, 3);
+/* fail_count - how often this process failed so far */
+int fail_count(void);
+/* say - a line for people about what was done; silent with --quiet and --json */
+void say(const char *fmt, ...) __printf(1, 2);
+/* str - like asprintf, but never fails; the caller frees it, or the exit does */
+char *str(const char *fmt, ...) __printf(1, 2);
+/* nearest - the one of @n names that @s may have meant, or NULL */
+const char *nearest(const char *s, const char *const *names, int n);
+/* duration - nanoseconds for people */
+char *duration(uint64_t ns);
+
+/* A JSON document on stdout: key is NULL at the top and in arrays. */
+void j_open(const char *key, char bracket);
+void j_close(char bracket);
+void j_str(const char *key, const char *val);
+void j_num(const char *key, s128 val);
+void j_bool(const char *key, bool val);
+void j_real(const char *key, double val);
+
+/**
+ * struct col - a column of a table
+ * @name: its heading
+ * @right: numbers, flush right
+ */
+struct col {
+	const char *name;
+	bool right;
+};
+
+struct libscols_table *tbl_new(const struct col *cols, int n);
+/* tbl_row - add a line; takes @n strings from malloc, NULL shows as "-" */
+void tbl_row(struct libscols_table *tbl, int n, ...);
+void tbl_print(struct libscols_table *tbl);
+
+/* --- value.c: integers with units --- */
+
+char *value_text(s128 v, bool is_bool);
+/**
+ * value_parse - read a number as people write it
+ * @text: decimal or 0x, with k, M, G, a unit of time, or @unit itself behind it
+ * @unit: the unit that the result is in
+ * @is_bool: on, off and their like instead
+ * @out: result
+ *
+ * Return: NULL, or what is wrong with it.
+ */
+const char *value_parse(const char *text, const char *unit, bool is_bool, s128 *out);
+
+/* --- vars.c: parameters and counters from BTF --- */
+
+enum var_kind { VAR_RODATA, VAR_DATA, VAR_BSS, VAR_KINDS };
+
+/**
+ * struct var - a parameter or a counter
+ * @name: its name
+ * @kind: VAR_RODATA set at load, VAR_DATA settable, VAR_BSS counter (or see @param)
+ * @param: a parameter; else a counter
+ * @type: its type's name
+ * @size: in bytes: 1, 2, 4 or 8
+ * @off: where in its section
+ * @is_signed: it can be negative
+ * @is_bool: on or off
+ * @min: least value that may be set
+ * @max: greatest
+ * @unit: "" if none
+ * @help: a line for people
+ */
+struct var {
+	char *name;
+	enum var_kind kind;
+	bool param;
+	char *type;
+	uint32_t size;
+	uint32_t off;
+	bool is_signed;
+	bool is_bool;
+	s128 min;
+	s128 max;
+	const char *unit;
+	const char *help;
+};
+
+struct vars {
+	struct var *v;
+	int n;
+};
+
+extern const char *const section_names[VAR_KINDS];
+extern const char *const section_pins[VAR_KINDS];
+
+/**
+ * vars_from_btf - find the parameters and counters of a policy
+ * @btf: of an object file or of a loaded map
+ * @sizes: bytes in each section; a variable beyond them is refused
+ * @vars: result
+ *
+ * Return: NULL, or what is wrong with the declarations.
+ */
+const char *vars_from_btf(const struct btf *btf, const size_t sizes[VAR_KINDS], struct vars *vars);
+struct var *vars_find(const struct vars *vars, const char *name);
+/* btf_tag - the text behind "kvmext:@key=" among the tags on type @id, or NULL */
+const char *btf_tag(const struct btf *btf, int id, const char *key);
+s128 var_load(const struct var *var, const void *section);
+/* var_store - one aligned store, so that the policy never sees half a value */
+void var_store(const struct var *var, void *section, s128 val);
+const char *var_when(const struct var *var);
+
+/**
+ * struct setting - one NAME=VALUE of the command line, understood
+ * @var: of the policy
+ * @val: checked
+ */
+struct setting {
+	const struct var *var;
+	s128 val;
+};
+
+/**
+ * settings_parse - understand NAME=VALUE arguments, all of them or none
+ * @what: the policy's name, for the error
+ * @vars: what it has
+ * @args: NAME=VALUE texts
+ * @n: how many
+ * @running: the policy is loaded, so load-time parameters are refused
+ * @out: result, from malloc
+ */
+int settings_parse(const char *what, const struct vars *vars, char *const *args, int n,
+		   bool running, struct setting **out);
+
+/* --- object.c: policy files --- */
+
+/**
+ * struct table - an op table that the tool knows
+ * @name: as in the kernel's state file
+ * @ops: its struct's name
+ */
+struct table {
+	const char *name;
+	const char *ops;
+};
+
+extern const struct table tables[];
+extern const int nr_tables;
+
+/**
+ * struct object - a policy file, opened and found good
+ * @path: where it is
+ * @obj: libbpf's view
+ * @ops: its table
+ * @table: which table that is
+ * @ops_type: BTF type of the table in the object
+ * @name: the policy's name, from the table
+ * @about: its description or NULL
+ * @vars: what it offers
+ * @sec: initial contents of the sections, NULL if absent
+ */
+struct object {
+	const char *path;
+	struct bpf_object *obj;
+	struct bpf_map *ops;
+	const struct table *table;
+	const struct btf_type *ops_type;
+	char name[NAME_MAX_LEN + 1];
+	const char *about;
+	struct vars vars;
+	void *sec[VAR_KINDS];
+	struct bpf_map *map[VAR_KINDS];
+};
+
+/* object_open - read a policy file; asks nothing of the kernel and changes nothing */
+int object_open(const char *path, struct object *o);
+/* object_set - give parameters other values than their defaults, before object_load() */
+void object_set(struct object *o, const struct setting *set, int n);
+/* object_load - verify and create it all in the kernel for one VM or all (0); not in force yet */
+int object_load(struct object *o, uint32_t vm);
+int object_ops_fd(const struct object *o);
+
+/**
+ * struct table_ops - where a table's ops are
+ * @name: their names
+ * @off: where in the value of a struct_ops map
+ * @n: how many
+ */
+struct table_ops {
+	const char *name[32];
+	uint32_t off[32];
+	int n;
+};
+
+/* table_ops - ask the kernel's BTF for the ops of a table */
+int table_ops(const struct table *t, struct table_ops *ops);
+
+/* Everything libbpf said since the last clear. */
+void log_init(void);
+void log_clear(void);
+const char *log_text(void);
+
+/* --- env.c: what the kernel offers --- */
+
+/* kvm_btf - BTF of the kvm module (or of vmlinux if it is built in), NULL if none; cached */
+struct btf *kvm_btf(void);
+bool kvm_has_table(const struct table *t);
+/* need_kernel - E_ENV with the reason if policies cannot work in this kernel */
+int need_kernel(void);
+int need_privilege(void);
+int need_bpffs(void);
+bool kill_switch_on(void);
+uint64_t missing_caps(char *names, size_t size);
+bool is_mount(const char *path, long magic);
+/* need_vm - E_VM unless the process has a VM open */
+int need_vm(uint32_t pid);
+int parse_pid(const char *text, uint32_t *pid);
+char *proc_comm(uint32_t pid);
+
+#define BPFFS_MAGIC 0xcafe4a11L
+#define DEBUGFS_MAGIC_ 0x64626720L
+#define KILL_SWITCH "/sys/module/kvm/parameters/ext_enable"
+
+/* --- state.c: the kernel's state file --- */
+
+/**
+ * struct rec - a line of the state file
+ * @kind: "policy", "vm", "vcpu", ...
+ * @key: keys
+ * @val: values
+ * @n: how many
+ */
+struct rec {
+	char *kind;
+	char *key[48];
+	char *val[48];
+	int n;
+};
+
+struct state {
+	struct rec *rec;
+	int n;
+	uint64_t read_ns;
+};
+
+int state_read(struct state *st);
+const char *rec_str(const struct rec *r, const char *key);
+bool rec_num(const struct rec *r, const char *key, uint64_t *val);
+uint64_t rec_u64(const struct rec *r, const char *key);
+bool rec_is(const struct rec *r, const char *kind);
+/* rec_find - the first record of a kind with that key and number, or NULL */
+const struct rec *rec_find(const struct state *st, const char *kind, const char *key, uint64_t val);
+/* rec_json - all of a record into the open object, with keys in @skip left out */
+void rec_json(const struct rec *r, const char *skip);
+
+/* --- policy.c: policies that are loaded --- */
+
+/**
+ * struct policy - a loaded policy
+ * @instance: NAME, or NAME@PID if it is for one VM
+ * @rec: its line in the state file
+ * @link_id: of its link
+ * @vm: 0 for every VM
+ * @dir: where it is pinned, NULL if the tool did not load it
+ */
+struct policy {
+	char *instance;
+	const struct rec *rec;
+	uint32_t link_id;
+	uint32_t vm;
+	char *dir;
+};
+
+struct policies {
+	struct state st;
+	struct policy *p;
+	int n;
+};
+
+/* policies_read - all of them; cleans up behind killed tools first when it can */
+int policies_read(struct policies *ps);
+int policy_find(const struct policies *ps, const char *name, struct policy **p);
+char *instance_name(const char *name, uint32_t vm);
+
+/**
+ * struct inside - the sections of a loaded policy, mapped or copied
+ * @vars: what it has
+ * @sec: contents; VAR_DATA is the live section if it can be mapped
+ * @about: its description or NULL
+ */
+struct inside {
+	struct vars vars;
+	void *sec[VAR_KINDS];
+	const char *about;
+};
+
+int policy_inside(const struct policy *p, struct inside *in);
+
+/* --- pin.c: what outlives the tool --- */
+
+/*
+ * A policy is DIR/kvmext/INSTANCE/{link,ops,data,rodata,bss}.  While it is put
+ * together it is DIR/kvmext/~INSTANCE; the rename makes it whole at once.
+ * Everyone who changes anything holds a lock on DIR/kvmext, so a "~" folder
+ * seen under the lock was left by a tool that was killed.
+ */
+enum pins_lock { PINS_WAIT, PINS_TRY };
+
+/* pins_lock - lock the folder for this process and finish what killed tools left */
+int pins_lock(enum pins_lock how);
+char *pins_dir(const char *instance);
+char *pins_new_dir(const char *instance);
+bool pins_exists(const char *instance);
+/* pins_new - make the "~" folder with everything but the link in it */
+int pins_new(const struct object *o, const char *instance);
+int pins_new_link(const char *instance, int link_fd);
+void pins_drop_new(const char *instance);
+/* pins_commit - the "~" folder becomes the instance; an old one of that name goes */
+int pins_commit(const char *instance);
+int pins_remove(const char *dir);
+/* pins_each - call @fn for each pinned instance until it returns non-zero */
+int pins_each(int (*fn)(const char *dir, const char *instance, void *arg), void *arg);
+int pins_get_link(const char *dir, struct bpf_link_info *info);
+
+/* link_error - report why a link was not made or not updated */
+int link_error(const struct object *o, const char *doing, uint32_t vm, int err);
+
+#endif /* __KVMEXT_H */

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+/* kvmext: policies for KVM. The command line, up to the command. */
+#include "kvmext.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+
+struct global g = {
+	.bpffs = "/sys/fs/bpf",
+	.debugfs = "/sys/kernel/debug",
+};
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{ "load", cmd_load },	  { "switch", cmd_switch }, { "unload", cmd_unload },
+	{ "list", cmd_list },	  { "status", cmd_status }, { "get", cmd_get },
+	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
+	{ "doctor", cmd_doctor },
+};
+
+/* The argument that argp could not make sense of. */
+static const char *bad_arg;
+
+static const struct argp_option global_options[] = {
+	{ "json", 'j', NULL, 0, "write one JSON document to stdout, for errors too", 10 },
+	{ "quiet", 'q', NULL, 0, "say nothing when all is well", 10 },
+	{ "verbose", 'v', NULL, 0, "show libbpf's and the verifier's whole log", 10 },
+	{ "bpffs", OPT_BPFFS, "DIR", 0, "where bpffs is mounted (/sys/fs/bpf)", 10 },
+	{ "debugfs", OPT_DEBUGFS, "DIR", 0, "where debugfs is mounted (/sys/kernel/debug)", 10 },
+	{ "help", OPT_HELP, NULL, 0, "print this", 10 },
+	{ NULL, '?', NULL, OPTION_HIDDEN, NULL, 10 },
+	{ NULL, 'h', NULL, OPTION_HIDDEN, NULL, 10 },
+	{ "usage", OPT_USAGE, NULL, OPTION_HIDDEN, NULL, 10 },
+	{}
+};
+
+static error_t parse_global(int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case OPT_HELP:
+	case 'h':
+	case '?':
+		argp_help(state->root_argp, stdout, ARGP_HELP_STD_HELP, state->name);
+		exit(OK);
+	case OPT_USAGE:
+		argp_help(state->root_argp, stdout, ARGP_HELP_USAGE, state->name);
+		exit(OK);
+	case ARGP_KEY_ERROR:
+		if (state->next > 0 && state->next <= state->argc)
+			bad_arg = state->argv[state->next - 1];
+		return ARGP_ERR_UNKNOWN;
+	case 'j':
+		g.json = true;
+		return 0;
+	case 'q':
+		g.quiet = true;
+		return 0;
+	case 'v':
+		g.verbose = true;
+		return 0;
+	case OPT_BPFFS:
+		g.bpffs = arg;
+		return 0;
+	case OPT_DEBUGFS:
+		g.debugfs = arg;
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+/*
+ * argp's own messages are more than one line and no JSON, so it is kept quiet
+ * (which takes its --help with it) and what it could not make sense of is
+ * reported here.
+ */
+static int report(const char *cmd, error_t err)
+{
+	if (!err)
+		return OK;
+	if (err == ENOMEM)
+		return fail(E_INTERNAL, NULL, "out of memory");
+	if (fail_count())
+		return E_USAGE;
+	return fail_usage(cmd, "'%s' is no option, or its value is missing",
+			  bad_arg ? bad_arg : "?");
+}
+
+int parse_args(int argc, char **argv, const struct argp_option *options, argp_parser_t parser,
+	       const char *args_doc, const char *doc, void *input)
+{
+	static const struct argp global = { .options = global_options, .parser = parse_global };
+	struct argp_child children[] = {
+		{ .argp = &global, .header = "Options of every command:", .group = 10 }, {}
+	};
+	struct argp argp = { .options = options,
+			     .parser = parser,
+			     .args_doc = args_doc,
+			     .doc = doc,
+			     .children = children };
+	char *cmd = argv[0];
+	int index = 0;
+	error_t err;
+
+	/* A command without a parser takes no arguments; argp would take them. */
+	argv[0] = str("kvmext %s", cmd);
+	err = argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, &index, input);
+	if (!err && !parser && index < argc) {
+		fail_usage(cmd, "'%s' is not expected", argv[index]);
+		err = EINVAL;
+	}
+	return report(cmd, err);
+}
+
+struct top_args {
+	int command;
+};
+
+static error_t parse_top(int key, char *arg, struct argp_state *state)
+{
+	struct top_args *a = state->input;
+
+	switch (key) {
+	case 'V':
+		printf("kvmext %s (libbpf %s)\n", KVMEXT_VERSION, libbpf_version_string() + 1);
+		exit(OK);
+	case ARGP_KEY_ARG:
+		(void)arg;
+		/* The rest is the command's. */
+		a->command = state->next - 1;
+		state->next = state->argc;
+		return 0;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option top_options[] = { { "version", 'V', NULL, 0, "print the version",
+						    20 },
+						  {} };
+
+static const char top_doc[] =
+	"Policies for KVM: load, tune and watch BPF programs that decide in KVM's place.\v"
+	"Commands:\n"
+	"  load FILE [--vm PID] [NAME=VALUE...]  put a policy in force\n"
+	"  switch OLD FILE [NAME=VALUE...]       put another in its place, with no gap\n"
+	"  unload NAME                           take it out of force\n"
+	"  list [FILE...]                        loaded policies; what a file offers\n"
+	"  status [--vm PID]                     policies, VMs and vCPUs in figures\n"
+	"  get NAME [VAR]                        parameters and counters\n"
+	"  set NAME VAR=VALUE...                 tune it while it runs\n"
+	"  mark, unmark --vm PID --vcpu N        choose a vCPU to throttle\n"
+	"  doctor                                what this machine has and lacks\n"
+	"\n"
+	"Exit codes:\n"
+	"   0  done\n"
+	"   1  internal: the tool or the system failed otherwise\n"
+	"   2  usage: the command line makes no sense\n"
+	"   3  privilege: not root\n"
+	"   4  environment: the kernel or its set-up lacks something, or the kill switch is on\n"
+	"   5  object: the file cannot be a policy here\n"
+	"   6  parameter: no such parameter, or a value it does not take\n"
+	"   7  vm: no such VM or vCPU\n"
+	"   8  conflict: the place or the name is taken\n"
+	"   9  policy: no such policy is loaded\n"
+	"  10  refused: the kernel or its verifier said no\n"
+	"\n"
+	"kvmext COMMAND --help and kvmext(8) say more.";
+
+static int dispatch(int argc, char **argv)
+{
+	const char *names[ARRAY_SIZE(commands)], *near;
+
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		names[i] = commands[i].name;
+		if (!strcmp(argv[0], commands[i].name))
+			return commands[i].run(argc, argv);
+	}
+	near = nearest(argv[0], names, ARRAY_SIZE(names));
+	return fail(E_USAGE, near ? str("did you mean '%s'?", near) : "see kvmext --help",
+		    "there is no command '%s'", argv[0]);
+}
+
+int main(int argc, char **argv)
+{
+	struct argp_child children[] = {
+		{ .argp = &(struct argp){ .options = global_options, .parser = parse_global } }, {}
+	};
+	struct argp argp = { .options = top_options,
+			     .parser = parse_top,
+			     .args_doc = "COMMAND ...",
+			     .doc = top_doc,
+			     .children = children };
+	struct top_args a = {};
+	error_t err;
+	int ret;
+
+	/* Errors in the options before a --json are to be JSON as well. */
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--json"))
+			g.json = true;
+	log_init();
+	argv[0] = "kvmext";
+	err = argp_parse(&argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &a);
+	ret = report(NULL, err);
+	if (ret == OK && !a.command)
+		ret = fail_usage(NULL, "which command?");
+	if (ret == OK)
+		ret = dispatch(argc - a.command, argv + a.command);
+	if (fflush(stdout) || ferror(stdout)) {
+		fprintf(stderr, "kvmext: cannot write the output: %s\n", strerror(errno));
+		return ret ? ret : E_INTERNAL;
+	}
+	return ret;
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Errors, JSON and tables: everything the tool prints goes through here. */
+#include "kvmext.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *const code_names[] = {
+	[OK] = "ok",
+	[E_INTERNAL] = "internal",
+	[E_USAGE] = "usage",
+	[E_PRIV] = "privilege",
+	[E_ENV] = "environment",
+	[E_OBJECT] = "object",
+	[E_PARAM] = "parameter",
+	[E_VM] = "vm",
+	[E_CONFLICT] = "conflict",
+	[E_POLICY] = "policy",
+	[E_REFUSED] = "refused",
+};
+
+static char *vstr(const char *fmt, va_list ap)
+{
+	char *s;
+
+	if (vasprintf(&s, fmt, ap) < 0)
+		abort();
+	return s;
+}
+
+char *str(const char *fmt, ...)
+{
+	va_list ap;
+	char *s;
+
+	va_start(ap, fmt);
+	s = vstr(fmt, ap);
+	va_end(ap);
+	return s;
+}
+
+/* An error is one line, whatever a kernel log or a file name brings in. */
+static void one_line(char *s)
+{
+	for (; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			*s = ' ';
+}
+
+static int failures;
+
+int fail_count(void)
+{
+	return failures;
+}
+
+static int vfail(enum code code, const char *hint, const char *fmt, va_list ap)
+{
+	char *msg = vstr(fmt, ap);
+
+	failures++;
+	one_line(msg);
+	if (g.json) {
+		j_open(NULL, '{');
+		j_open("error", '{');
+		j_num("code", code);
+		j_str("name", code_names[code]);
+		j_str("message", msg);
+		j_str("hint", hint);
+		j_close('}');
+		j_close('}');
+	} else if (hint) {
+		char *h = str("%s", hint);
+
+		one_line(h);
+		fprintf(stderr, "kvmext: %s; %s\n", msg, h);
+		free(h);
+	} else {
+		fprintf(stderr, "kvmext: %s\n", msg);
+	}
+	free(msg);
+	return code;
+}
+
+int fail(enum code code, const char *hint, const char *fmt, ...)
+{
+	va_list ap;
+	int ret;
+
+	va_start(ap, fmt);
+	ret = vfail(code, hint, fmt, ap);
+	va_end(ap);
+	return ret;
+}
+
+int fail_usage(const char *cmd, const char *fmt, ...)
+{
+	char *hint = cmd ? str("see kvmext %s --help", cmd) : str("see kvmext --help");
+	va_list ap;
+	int ret;
+
+	va_start(ap, fmt);
+	ret = vfail(E_USAGE, hint, fmt, ap);
+	va_end(ap);
+	free(hint);
+	return ret;
+}
+
+void say(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (g.quiet || g.json)
+		return;
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+static int distance(const char *a, const char *b)
+{
+	int la = strlen(a), lb = strlen(b), row[64];
+
+	if (lb >= (int)ARRAY_SIZE(row))
+		return lb;
+	for (int j = 0; j <= lb; j++)
+		row[j] = j;
+	for (int i = 1; i <= la; i++) {
+		int diag = row[0];
+
+		row[0] = i;
+		for (int j = 1; j <= lb; j++) {
+			int sub = diag + (a[i - 1] != b[j - 1]);
+			int best = row[j] < row[j - 1] ? row[j] : row[j - 1];
+
+			diag = row[j];
+			row[j] = best + 1 < sub ? best + 1 : sub;
+		}
+	}
+	return row[lb];
+}
+
+const char *nearest(const char *s, const char *const *names, int n)
+{
+	const char *best = NULL;
+	int best_d = 0;
+
+	for (int i = 0; i < n; i++) {
+		int d = distance(s, names[i]);
+
+		/* The start of a name, or few slips for its length. */
+		if (strlen(s) > 2 && !strncmp(s, names[i], strlen(s)))
+			d = 1;
+		if (d * 3 > (int)strlen(names[i]) + 2)
+			continue;
+		if (!best || d < best_d) {
+			best = names[i];
+			best_d = d;
+		}
+	}
+	return best;
+}
+
+char *duration(uint64_t ns)
+{
+	if (ns < 10000)
+		return str("%lu ns", ns);
+	if (ns < 10000000)
+		return str("%.1f us", ns / 1e3);
+	if (ns < 10000000000ull)
+		return str("%.1f ms", ns / 1e6);
+	if (ns < 600000000000ull)
+		return str("%.1f s", ns / 1e9);
+	if (ns < 7200000000000ull)
+		return str("%.1f min", ns / 60e9);
+	return str("%.1f h", ns / 3600e9);
+}
+
+/*
+ * libsmartcols can write a table as JSON, but not an object, a number that may
+ * be absent or a table within a record; so that all documents are alike, all
+ * are written here.
+ */
+static int j_depth;
+static bool j_comma;
+
+static void j_quote(const char *s)
+{
+	putchar('"');
+	for (; *s; s++) {
+		unsigned char c = *s;
+
+		if (c == '"' || c == '\\')
+			printf("\\%c", c);
+		else if (c < ' ' || c >= 0x7f)
+			/* Latin-1 for what may not be valid UTF-8: file names, kernel texts */
+			printf("\\u%04x", c);
+		else
+			putchar(c);
+	}
+	putchar('"');
+}
+
+static void j_key(const char *key)
+{
+	if (j_comma)
+		putchar(',');
+	if (j_depth)
+		printf("\n%*s", 2 * j_depth, "");
+	if (key) {
+		j_quote(key);
+		printf(": ");
+	}
+	j_comma = true;
+}
+
+void j_open(const char *key, char bracket)
+{
+	j_key(key);
+	putchar(bracket);
+	j_depth++;
+	j_comma = false;
+}
+
+void j_close(char bracket)
+{
+	j_depth--;
+	if (j_comma)
+		printf("\n%*s", 2 * j_depth, "");
+	putchar(bracket);
+	j_comma = true;
+	if (!j_depth) {
+		putchar('\n');
+		j_comma = false;
+	}
+}
+
+void j_str(const char *key, const char *val)
+{
+	j_key(key);
+	if (val)
+		j_quote(val);
+	else
+		printf("null");
+}
+
+void j_num(const char *key, s128 val)
+{
+	char *s = value_text(val, false);
+
+	j_key(key);
+	printf("%s", s);
+	free(s);
+}
+
+void j_bool(const char *key, bool val)
+{
+	j_key(key);
+	printf(val ? "true" : "false");
+}
+
+void j_real(const char *key, double val)
+{
+	j_key(key);
+	printf("%.3f", val);
+}
+
+struct libscols_table *tbl_new(const struct col *cols, int n)
+{
+	struct libscols_table *tbl = scols_new_table();
+
+	if (!tbl)
+		abort();
+	for (int i = 0; i < n; i++)
+		if (!scols_table_new_column(tbl, cols[i].name, 0,
+					    cols[i].right ? SCOLS_FL_RIGHT : 0))
+			abort();
+	return tbl;
+}
+
+void tbl_row(struct libscols_table *tbl, int n, ...)
+{
+	struct libscols_line *line = scols_table_new_line(tbl, NULL);
+	va_list ap;
+
+	if (!line)
+		abort();
+	va_start(ap, n);
+	for (int i = 0; i < n; i++) {
+		char *s = va_arg(ap, char *);
+
+		if (scols_line_refer_data(line, i, s ? s : str("-")))
+			abort();
+	}
+	va_end(ap);
+}
+
+void tbl_print(struct libscols_table *tbl)
+{
+	scols_print_table(tbl);
+	scols_unref_table(tbl);
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+/* kvmext status: policies, VMs and vCPUs, with rates over a short sample. */
+#include "kvmext.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <time.h>
+
+#define INTERVAL_DEFAULT_MS 200
+#define INTERVAL_MAX_MS 60000
+
+struct status_args {
+	uint32_t vm;
+	unsigned long interval_ms;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct status_args *a = state->input;
+	char *end;
+
+	switch (key) {
+	case OPT_VM:
+		if (parse_pid(arg, &a->vm))
+			return fail_usage("status", "'%s' is no process id", arg), EINVAL;
+		return 0;
+	case OPT_INTERVAL:
+		a->interval_ms = strtoul(arg, &end, 10);
+		if (*end || end == arg || a->interval_ms > INTERVAL_MAX_MS)
+			return fail_usage("status", "the interval '%s' is not 0 to %d ms", arg,
+					  INTERVAL_MAX_MS),
+			       EINVAL;
+		return 0;
+	case ARGP_KEY_ARG:
+		return fail_usage("status", "'%s' is not expected", arg), EINVAL;
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static const struct argp_option options[] = {
+	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },
+	{ "interval", OPT_INTERVAL, "MS", 0,
+	  "take rates over so many milliseconds (200); 0: no rates", 0 },
+	{}
+};
+
+static uint64_t dirty(const struct rec *r)
+{
+	return rec_u64(r, "dirty_write") + rec_u64(r, "dirty_pml") + rec_u64(r, "dirty_map") +
+	       rec_u64(r, "dirty_host");
+}
+
+static const struct rec *find_vcpu(const struct state *st, uint64_t pid, uint64_t idx)
+{
+	for (int i = 0; i < st->n; i++)
+		if (rec_is(&st->rec[i], "vcpu") && rec_u64(&st->rec[i], "pid") == pid &&
+		    rec_u64(&st->rec[i], "idx") == idx)
+			return &st->rec[i];
+	return NULL;
+}
+
+/**
+ * struct rate - what a vCPU did between two readings
+ * @known: both readings have it
+ * @pages: pages dirtied in a second
+ * @blocked: share of the time that it was blocked
+ */
+struct rate {
+	bool known;
+	double pages;
+	double blocked;
+};
+
+static struct rate rate(const struct state *before, const struct state *now, const struct rec *r)
+{
+	const struct rec *b = find_vcpu(before, rec_u64(r, "pid"), rec_u64(r, "idx"));
+	double ns = now->read_ns - before->read_ns;
+	struct rate rt = {};
+
+	/* Counters start again when the table's last policy goes. */
+	if (!b || ns <= 0 || dirty(b) > dirty(r) ||
+	    rec_u64(b, "blocked_ns") > rec_u64(r, "blocked_ns"))
+		return rt;
+	rt.known = true;
+	rt.pages = (dirty(r) - dirty(b)) * 1e9 / ns;
+	rt.blocked = (rec_u64(r, "blocked_ns") - rec_u64(b, "blocked_ns")) / ns;
+	return rt;
+}
+
+static char *field(const struct rec *r, const char *key)
+{
+	const char *v = rec_str(r, key);
+
+	return v ? str("%s", v) : NULL;
+}
+
+static char *time_field(const struct rec *r, const char *key)
+{
+	uint64_t ns;
+
+	return rec_num(r, key, &ns) ? duration(ns) : NULL;
+}
+
+static const char *yes(const struct rec *r, const char *key)
+{
+	const char *v = rec_str(r, key);
+
+	return v ? strcmp(v, "0") ? "yes" : "no" : "-";
+}
+
+static void show_policy(const struct policies *ps, const struct policy *p)
+{
+	const struct rec *r = p->rec;
+	const char *state = rec_str(r, "state"), *msg = rec_str(r, "msg");
+	const char *dump = rec_str(r, "dump");
+	uint64_t since;
+
+	printf("policy '%s' (%s, for %s): %s", p->instance, rec_str(r, "table") ?: "-",
+	       p->vm ? str("VM %u", p->vm) : "every VM", state ? state : "-");
+	if (rec_num(r, "since_ns", &since) && since <= ps->st.read_ns)
+		printf(" since %s", duration(ps->st.read_ns - since));
+	printf(", %s calls", rec_str(r, "calls") ?: "-");
+	if (rec_u64(r, "invalid"))
+		printf(", %s invalid answers", rec_str(r, "invalid"));
+	if (rec_u64(r, "clamped"))
+		printf(", %s answers clamped", rec_str(r, "clamped"));
+	if (rec_u64(r, "slow"))
+		printf(", %s slow calls", rec_str(r, "slow"));
+	putchar('\n');
+	if (state && !strcmp(state, "ejected")) {
+		printf("  ejected for: %s, code %s: %s\n", rec_str(r, "kind") ?: "-",
+		       rec_str(r, "code") ?: "-", msg && *msg ? msg : "no message");
+		if (dump && *dump)
+			printf("  %s\n", dump);
+	}
+	if (state && !strcmp(state, "vm-gone"))
+		printf("  its VM has exited: kvmext unload %s\n", p->instance);
+}
+
+static void show_vm(const struct state *before, const struct state *now, const struct rec *vm)
+{
+	static const struct col cols[] = {
+		{ "VCPU", true },    { "MARKED", false }, { "BLOCKS", true }, { "BLOCKED", true },
+		{ "LONGEST", true }, { "NOW", true },	  { "DIRTY", true },  { "PAGES/S", true },
+	};
+	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
+	uint64_t pid = rec_u64(vm, "pid");
+	char *comm = proc_comm(pid);
+	int n = 0;
+
+	printf("VM %lu (%s): policy %s, %s vCPUs, dirty logging %s, %s harvests, %s ring resets, "
+	       "%s pages last\n",
+	       pid, comm ? comm : "-", rec_str(vm, "policy") ?: "-", rec_str(vm, "vcpus") ?: "-",
+	       !rec_str(vm, "logging") ? "-" :
+	       rec_u64(vm, "logging")  ? "on" :
+					 "off",
+	       rec_str(vm, "harvests") ?: "-", rec_str(vm, "ring_resets") ?: "-",
+	       rec_str(vm, "last_dirty") ?: "-");
+	for (int i = 0; i < now->n; i++) {
+		const struct rec *r = &now->rec[i];
+		struct rate rt;
+
+		if (!rec_is(r, "vcpu") || rec_u64(r, "pid") != pid)
+			continue;
+		rt = rate(before, now, r);
+		tbl_row(tbl, ARRAY_SIZE(cols), field(r, "id"), str("%s", yes(r, "marked")),
+			field(r, "blocks"), time_field(r, "blocked_ns"),
+			time_field(r, "longest_ns"),
+			rt.known ? str("%.0f %%", 100 * rt.blocked) : NULL, str("%lu", dirty(r)),
+			rt.known ? str("%.0f", rt.pages) : NULL);
+		n++;
+	}
+	if (n)
+		tbl_print(tbl);
+}
+
+static bool wanted(const struct status_args *a, const struct rec *r)
+{
+	return !a->vm || rec_u64(r, "pid") == a->vm;
+}
+
+static void show(const struct status_args *a, const struct state *before, const struct policies *ps)
+{
+	for (int i = 0; i < ps->n; i++)
+		if (!a->vm || !ps->p[i].vm || ps->p[i].vm == a->vm)
+			show_policy(ps, &ps->p[i]);
+	if (!ps->n)
+		puts("no policy is loaded");
+	if (kill_switch_on())
+		puts("the kill switch is on: no policy is asked (echo Y > " KILL_SWITCH ")");
+	for (int i = 0; i < ps->st.n; i++)
+		if (rec_is(&ps->st.rec[i], "vm") && wanted(a, &ps->st.rec[i]))
+			show_vm(before, &ps->st, &ps->st.rec[i]);
+}
+
+static void json(const struct status_args *a, const struct state *before, const struct policies *ps)
+{
+	const struct state *now = &ps->st;
+
+	j_open(NULL, '{');
+	j_bool("enabled", !kill_switch_on());
+	j_num("interval_ns", a->interval_ms ? now->read_ns - before->read_ns : 0);
+	j_open("policies", '[');
+	for (int i = 0; i < ps->n; i++) {
+		if (a->vm && ps->p[i].vm && ps->p[i].vm != a->vm)
+			continue;
+		j_open(NULL, '{');
+		j_str("instance", ps->p[i].instance);
+		rec_json(ps->p[i].rec, "");
+		j_bool("pinned", ps->p[i].dir);
+		j_close('}');
+	}
+	j_close(']');
+	j_open("vms", '[');
+	for (int i = 0; i < now->n; i++) {
+		const struct rec *vm = &now->rec[i];
+
+		if (!rec_is(vm, "vm") || !wanted(a, vm))
+			continue;
+		j_open(NULL, '{');
+		rec_json(vm, " policy vcpus ");
+		j_str("policy",
+		      strcmp(rec_str(vm, "policy") ?: "-", "-") ? rec_str(vm, "policy") : NULL);
+		j_open("vcpus", '[');
+		for (int k = 0; k < now->n; k++) {
+			const struct rec *r = &now->rec[k];
+			struct rate rt;
+
+			if (!rec_is(r, "vcpu") || rec_u64(r, "pid") != rec_u64(vm, "pid"))
+				continue;
+			rt = rate(before, now, r);
+			j_open(NULL, '{');
+			rec_json(r, " pid marked ");
+			j_bool("marked", rec_u64(r, "marked"));
+			j_num("dirty", dirty(r));
+			if (rt.known) {
+				j_real("dirty_per_s", rt.pages);
+				j_real("blocked_share", rt.blocked);
+			}
+			j_close('}');
+		}
+		j_close(']');
+		j_close('}');
+	}
+	j_close(']');
+	j_close('}');
+}
+
+int cmd_status(int argc, char **argv)
+{
+	static const char doc[] =
+		"Show the policies and, for each VM and vCPU, marks, blocks and dirty pages.\v"
+		"NOW (share of time blocked) and PAGES/S are taken over a sample of 200 ms, or "
+		"what --interval says. All else is since the first policy was attached.";
+	struct status_args a = { .interval_ms = INTERVAL_DEFAULT_MS };
+	struct state before = {};
+	struct policies ps;
+	int ret;
+
+	ret = parse_args(argc, argv, options, parse, "", doc, &a);
+	if (ret == OK)
+		ret = need_privilege();
+	if (ret == OK && a.interval_ms)
+		ret = state_read(&before);
+	if (ret != OK)
+		return ret;
+	if (a.interval_ms && (!a.vm || rec_find(&before, "vm", "pid", a.vm))) {
+		struct timespec ts = { a.interval_ms / 1000, a.interval_ms % 1000 * 1000000 };
+
+		nanosleep(&ts, NULL);
+	}
+	ret = policies_read(&ps);
+	if (ret != OK)
+		return ret;
+	if (a.vm && !rec_find(&ps.st, "vm", "pid", a.vm)) {
+		ret = need_vm(a.vm);
+		return ret != OK ? ret :
+				   fail(E_VM, "see kvmext status for all VMs",
+					"the kernel knows no VM of process %u", a.vm);
+	}
+	if (g.json)
+		json(&a, &before, &ps);
+	else
+		show(&a, &before, &ps);
+	return OK;
+}
