@@ -3,8 +3,7 @@
  * What tests need of kvm_ext: the probe policy with its knobs and counts, links,
  * marks, the state file, the kill switch, the kernel log and the tracepoints.
  *
- * Links are made with the bare system calls, so that a test sees the kernel's
- * own errno; nothing is pinned unless a test does it.
+ * Errors come as the kernel's own -errno; nothing is pinned unless a test does it.
  */
 #ifndef __TESTS_EXT_H
 #define __TESTS_EXT_H
@@ -32,9 +31,6 @@
 enum { DIRTY_WRITE_FAULT, DIRTY_PML, DIRTY_MAP, DIRTY_HOST };
 enum { LOG_START, LOG_STOP, HARVEST, RING_RESET };
 #define F_ANY_VCPU	1
-
-/* enum bpf_attach_type: newer than Debian 12's header. */
-#define ATTACH_STRUCT_OPS ((enum bpf_attach_type)44)
 
 /* The head of struct kvm_throttle_ops as a policy object has it. */
 struct ops_head {
@@ -108,8 +104,8 @@ static inline void *ext_map_memory(struct bpf_object *obj, const char *name)
 
 struct probe {
 	struct bpf_object *obj;
-	int ops;		/* the table's map */
-	int link;
+	struct bpf_map *ops;	/* the table */
+	struct bpf_link *link;
 	volatile struct probe_knobs *k;
 	volatile struct probe_counts *c;
 };
@@ -123,7 +119,7 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 	size_t size;
 	int ret;
 
-	*p = (struct probe){ .ops = -1, .link = -1 };
+	*p = (struct probe){};
 	p->obj = ext_open("bpf/probe.bpf.o");
 	if (!p->obj)
 		return -errno;
@@ -143,7 +139,7 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 	ret = bpf_object__load(p->obj);
 	if (ret)
 		return ret;
-	p->ops = bpf_map__fd(map);
+	p->ops = map;
 	p->k = ext_map_memory(p->obj, ".data");
 	p->c = ext_map_memory(p->obj, ".bss");
 	if (!p->k || !p->c)
@@ -154,41 +150,27 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 
 #define PROBE_ALL (PROBE_IN_DIRTIED | PROBE_IN_BLOCK | PROBE_IN_ROUND)
 
-static inline int ext_link(int map)
+static inline int ext_update(struct bpf_link *link, struct bpf_map *map)
 {
-	int fd = bpf_link_create(map, 0, ATTACH_STRUCT_OPS, NULL);
-
-	return fd < 0 ? -errno : fd;
+	return bpf_link__update_map(link, map);
 }
 
-static inline int ext_update(int link, int map)
+/* Attach a table that no struct probe stands for. */
+static inline int ext_attach(struct bpf_map *map, struct bpf_link **link)
 {
-	return bpf_link_update(link, map, NULL) ? -errno : 0;
-}
-
-static inline int ext_link_id(int link)
-{
-	struct bpf_link_info info = {};
-	__u32 len = sizeof(info);
-
-	return bpf_obj_get_info_by_fd(link, &info, &len) ? -errno : (int)info.id;
+	*link = bpf_map__attach_struct_ops(map);
+	return *link ? 0 : -errno;
 }
 
 static inline int probe_attach(struct probe *p)
 {
-	int ret = ext_link(p->ops);
-
-	if (ret < 0)
-		return ret;
-	p->link = ret;
-	return 0;
+	return ext_attach(p->ops, &p->link);
 }
 
 static inline void probe_detach(struct probe *p)
 {
-	if (p->link >= 0)
-		close(p->link);
-	p->link = -1;
+	bpf_link__destroy(p->link);
+	p->link = NULL;
 }
 
 static inline void probe_free(struct probe *p)

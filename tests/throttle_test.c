@@ -12,7 +12,6 @@
 
 #define PAGES		512
 #define STEAL_PAGE	(PAGES - 1)
-#define MSR_STEAL	0x4b564d03
 
 FIXTURE(throttle)
 {
@@ -29,21 +28,8 @@ FIXTURE(throttle)
 	volatile uint64_t harvested;
 };
 
-static int harvest(struct vm *vm)
-{
-	return vm->flags & VM_RING ? vm_harvest_ring(vm) : vm_harvest(vm);
-}
-
-/* Map every page, then find all of them clean: reads fault no more, writes do. */
-static int warm(struct vm *vm)
-{
-	return cpu_do(&vm->cpu[0], OP_WRITE, 0, vm->npages) ?:
-	       cpu_do(&vm->cpu[1], OP_READ, 0, vm->npages) ?: harvest(vm) < 0;
-}
-
 FIXTURE_SETUP(throttle)
 {
-	self->p.link = -1;
 	self->pid = getpid();
 	self->kmsg = kmsg_open();
 	ASSERT_LE(0, self->kmsg);
@@ -51,7 +37,7 @@ FIXTURE_SETUP(throttle)
 	vm_signals();
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
 	self->cpu = self->vm.cpu;
-	ASSERT_EQ(0, warm(&self->vm));
+	ASSERT_EQ(0, vm_warm(&self->vm));
 	self->ms = vm_loops(self->cpu, 1000);
 	ASSERT_EQ(0, harvest(&self->vm));
 	ASSERT_EQ(0, probe_up(&self->p, "probe", self->pid, 0)) {
@@ -327,7 +313,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	int ret = 0;
 
 	/* What a former act undid. */
-	if (act == ACT_DETACH && self->p.link < 0)
+	if (act == ACT_DETACH && !self->p.link)
 		ASSERT_EQ(0, probe_attach(&self->p));
 	if (act == ACT_SWITCH)
 		ASSERT_EQ(0, ext_update(self->p.link, self->p.ops));
@@ -341,7 +327,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 		ASSERT_EQ(0, vm_log(vm, true));
 		cpu->box->pause = 0;
 		ASSERT_EQ(0, ext_mark(self->pid, 0, false));
-		ASSERT_EQ(0, warm(vm));
+		ASSERT_EQ(0, vm_warm(vm));
 	}
 	self->p.k->error_ops = 0;
 	self->p.k->answer = 100 * MS;
@@ -521,27 +507,6 @@ TEST_F(throttle, memslot_moved_under_a_block)
 
 /* --- steal time ------------------------------------------------------------ */
 
-/* struct kvm_steal_time of the guest's ABI, in the page under test. */
-struct steal {
-	uint64_t steal;
-	uint32_t version;
-	uint32_t flags;
-	uint8_t preempted;
-};
-
-static int steal_on(struct vm_cpu *cpu, uint64_t page)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msr = {
-		.head.nmsrs = 1,
-		.entry = { .index = MSR_STEAL, .data = (VM_MEM + page * VM_PAGE) | 1 },
-	};
-
-	return vm_ioctl(cpu->fd, KVM_SET_MSRS, &msr) == 1 ? 0 : -EIO;
-}
-
 /*
  * KVM itself writes the steal time whenever the vCPU is put on a CPU again.
  * Were that a reason to block, the block would cause the next.
@@ -553,7 +518,7 @@ TEST_F(throttle, steal_time_writes_do_not_block)
 
 	self->p.k->answer = 5 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	ASSERT_EQ(0, steal_on(cpu, STEAL_PAGE));
+	ASSERT_EQ(0, cpu_steal(cpu, STEAL_PAGE));
 	cpu_set(cpu, OP_SPIN, 0, 0, 0);
 	cpu->retry = true;
 	harvest_start(self, 2);
@@ -583,7 +548,7 @@ TEST_F(throttle, progress_with_steal_time)
 
 	self->p.k->answer = 20 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	ASSERT_EQ(0, steal_on(cpu, STEAL_PAGE));
+	ASSERT_EQ(0, cpu_steal(cpu, STEAL_PAGE));
 	cpu_set(cpu, OP_WRITE, 0, 4, 0);
 	cpu->box->pause = self->ms / 4;
 	harvest_start(self, 2);
@@ -612,10 +577,10 @@ TEST_F(throttle, progress_with_steal_time)
 TEST_F(throttle, blocked_time_is_steal_time)
 {
 	struct vm_cpu *cpu = self->cpu;
-	struct steal *steal = (void *)self->vm.mem + STEAL_PAGE * VM_PAGE;
+	struct vm_steal *steal = (void *)self->vm.mem + STEAL_PAGE * VM_PAGE;
 	uint64_t before, idle, stolen, blocked, t;
 
-	ASSERT_EQ(0, steal_on(cpu, STEAL_PAGE));
+	ASSERT_EQ(0, cpu_steal(cpu, STEAL_PAGE));
 	cpu->box->pause = 4 * self->ms;
 	/* The first write into the page is after the first run. */
 	for (int i = 0; i < 2; i++)
@@ -767,7 +732,6 @@ FIXTURE_VARIANT_ADD(account, ring) { .flags = VM_LOG | VM_RING };
 
 FIXTURE_SETUP(account)
 {
-	self->p.link = -1;
 	self->pid = getpid();
 	self->kmsg = kmsg_open();
 	ASSERT_LE(0, self->kmsg);
@@ -801,7 +765,7 @@ TEST_F_TIMEOUT(account, counts_equal_the_log, 60)
 	unsigned long long pages = 0, wrong = 0;
 	bool ring = vm->flags & VM_RING;
 
-	ASSERT_EQ(0, steal_on(&vm->cpu[0], STEAL_PAGE));
+	ASSERT_EQ(0, cpu_steal(&vm->cpu[0], STEAL_PAGE));
 	for (int round = 0; round < 40; round++) {
 		int n;
 
@@ -859,7 +823,7 @@ TEST_F(account, throttle_works)
 	struct vm *vm = &self->vm;
 	uint64_t ms, t;
 
-	ASSERT_EQ(0, warm(vm));
+	ASSERT_EQ(0, vm_warm(vm));
 	ms = vm_loops(vm->cpu, 1000);
 	self->p.k->answer = 20 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));

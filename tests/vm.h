@@ -295,6 +295,11 @@ static inline int vm_harvest_ring(struct vm *vm)
 	return ret < 0 ? ret : ret == taken ? taken : -EUCLEAN;
 }
 
+static inline int harvest(struct vm *vm)
+{
+	return vm->flags & VM_RING ? vm_harvest_ring(vm) : vm_harvest(vm);
+}
+
 static inline void vm_tables(struct vm *vm)
 {
 	uint64_t *pml4 = vm->low + VM_PML4, *pdpt = vm->low + VM_PDPT, *pd = vm->low + VM_PD;
@@ -579,6 +584,13 @@ static inline int cpu_do(struct vm_cpu *cpu, enum vm_op op, uint64_t first, uint
 	return cpu_run(cpu);
 }
 
+/* Map every page, then find all of them clean: reads fault no more, writes do. */
+static inline int vm_warm(struct vm *vm)
+{
+	return cpu_do(&vm->cpu[0], OP_WRITE, 0, vm->npages) ?:
+	       cpu_do(&vm->cpu[vm->ncpus - 1], OP_READ, 0, vm->npages) ?: harvest(vm) < 0;
+}
+
 static inline void *cpu_thread(void *arg)
 {
 	struct vm_cpu *cpu = arg;
@@ -637,6 +649,28 @@ static inline int vm_msi(struct vm *vm, int cpu, bool nmi)
 	};
 
 	return vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &msi);
+}
+
+/* struct kvm_steal_time of the guest's ABI */
+struct vm_steal {
+	uint64_t steal;
+	uint32_t version;
+	uint32_t flags;
+	uint8_t preempted;
+};
+
+/* Have KVM tell the guest of its steal time in that page of the memory under test. */
+static inline int cpu_steal(struct vm_cpu *cpu, uint64_t page)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msr = {
+		.head.nmsrs = 1,
+		.entry = { .index = 0x4b564d03, .data = (VM_MEM + page * VM_PAGE) | 1 },
+	};
+
+	return vm_ioctl(cpu->fd, KVM_SET_MSRS, &msr) == 1 ? 0 : -EIO;
 }
 
 /* Is every one of these pages what the guest was told to write there? */

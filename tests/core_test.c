@@ -1,0 +1,1119 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The core that every table shares: places, attach, update and detach, what
+ * ends with whom, and the safety net.
+ */
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "kselftest_harness.h"
+#include "ext.h"
+
+#define PAGES 512
+
+/* --- a VM in a process of its own ------------------------------------------ */
+
+struct ctl {
+	volatile int ready;		/* 1: the VM is there; < 0: -errno */
+	volatile int go;		/* start what the mailbox of vCPU 0 says */
+	volatile int quit;
+	volatile int busy;		/* vCPU 0 runs */
+	volatile int harvest_ms;	/* 0: only at the end */
+	volatile unsigned long long harvested;
+};
+
+struct child {
+	pid_t pid;
+	struct vm vm;			/* its memory is shared with the child */
+	struct ctl *ctl;
+};
+
+static void child_main(struct child *ch)
+{
+	struct ctl *ctl = ch->ctl;
+	struct vm *vm = &ch->vm;
+	int n, ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	vm_signals();
+	ret = vm_open(vm) ?: vm_warm(vm);
+	ctl->ready = ret ?: 1;
+	while (!ret && !ctl->quit) {
+		if (ctl->go) {
+			ctl->go = 0;
+			ctl->busy = 1;
+			cpu_start(vm->cpu);
+		}
+		if (ctl->busy && vm->cpu->finished) {
+			cpu_join(vm->cpu);
+			ctl->busy = 0;
+		}
+		if (ctl->harvest_ms) {
+			n = harvest(vm);
+			ctl->harvested += n > 0 ? n : 0;
+		}
+		sleep_ms(ctl->harvest_ms ?: 1);
+	}
+	if (ctl->busy)
+		cpu_stop(vm->cpu);
+	n = harvest(vm);
+	ctl->harvested += n > 0 ? n : 0;
+	vm_close(vm);
+	_exit(0);
+}
+
+static int child_start(struct child *ch, int ncpus)
+{
+	int ret = vm_prepare(&ch->vm, ncpus, PAGES, VM_LOG | VM_SHARED);
+
+	if (ret)
+		return ret;
+	ch->ctl = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ch->pid = fork();
+	if (!ch->pid)
+		child_main(ch);
+	if (!WAIT(ch->ctl->ready, 20000))
+		return -ETIMEDOUT;
+	return ch->ctl->ready < 0 ? ch->ctl->ready : 0;
+}
+
+static void child_go(struct child *ch, enum vm_op op, uint64_t first, uint64_t count,
+		     uint64_t rounds)
+{
+	cpu_set(&ch->vm.cpu[0], op, first, count, rounds);
+	ch->ctl->go = 1;
+}
+
+/* End it well, and wait; the memory and the numbers stay. */
+static int child_quit(struct child *ch)
+{
+	int status = -1;
+
+	if (ch->pid <= 0)
+		return 0;
+	ch->ctl->quit = 1;
+	waitpid(ch->pid, &status, 0);
+	ch->pid = 0;
+	return status;
+}
+
+static void child_free(struct child *ch)
+{
+	if (ch->pid > 0) {
+		kill(ch->pid, SIGKILL);
+		waitpid(ch->pid, NULL, 0);
+	}
+	ch->pid = 0;
+	if (ch->ctl)
+		munmap(ch->ctl, 4096);
+	ch->ctl = NULL;
+	vm_free(&ch->vm);
+}
+
+/* --- the fixture ----------------------------------------------------------- */
+
+FIXTURE(core)
+{
+	struct vm vm;
+	struct vm_cpu *cpu;
+	struct probe a, b;
+	struct child one, two;
+	pid_t pid;
+	int kmsg;
+	volatile bool quit;
+	volatile unsigned long long pages, written;
+};
+
+FIXTURE_SETUP(core)
+{
+	self->pid = getpid();
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	ASSERT_EQ(0, policies());
+	ASSERT_EQ(0, ext_enable(true));
+	vm_signals();
+	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
+	self->cpu = self->vm.cpu;
+	ASSERT_EQ(0, vm_warm(&self->vm));
+}
+
+FIXTURE_TEARDOWN(core)
+{
+	const char *splat;
+
+	ext_enable(true);
+	probe_free(&self->a);
+	probe_free(&self->b);
+	child_free(&self->one);
+	child_free(&self->two);
+	vm_free(&self->vm);
+	splat = kmsg_splat(self->kmsg);
+	EXPECT_EQ(NULL, splat) {
+		TH_LOG("kernel: %s", splat);
+	}
+	EXPECT_TRUE(WAIT(policies() == 0, 2000));
+}
+
+/* Guest loops of about so many ms on this VM. */
+static uint64_t loops(FIXTURE_DATA(core) *self, int ms)
+{
+	uint64_t n = vm_loops(self->cpu, ms * 1000);
+
+	harvest(&self->vm);
+	return n;
+}
+
+static struct bpf_link *attached(struct bpf_map *map, int *err)
+{
+	struct bpf_link *link;
+
+	*err = ext_attach(map, &link);
+	return link;
+}
+
+/* --- places ---------------------------------------------------------------- */
+
+TEST_F(core, one_vm_wins_over_all)
+{
+	struct child *other = &self->one;
+
+	ASSERT_EQ(0, child_start(other, 1));
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+	ASSERT_EQ(0, probe_up(&self->a, "all", 0, F_ANY_VCPU)) {
+		TH_LOG("%s", ext_log);
+	}
+	EXPECT_TRUE(in_charge(self->pid, "all"));
+	EXPECT_TRUE(in_charge(other->pid, "all"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(10, probe_dirtied(&self->a));
+
+	ASSERT_EQ(0, probe_up(&self->b, "one", self->pid, F_ANY_VCPU));
+	EXPECT_TRUE(in_charge(self->pid, "one"));
+	EXPECT_TRUE(in_charge(other->pid, "all"));
+	EXPECT_TRUE(policy_is("all", "active"));
+	EXPECT_TRUE(policy_is("one", "active"));
+	EXPECT_EQ(0, policy_num("all", "vm"));
+	EXPECT_EQ(self->pid, policy_num("one", "vm"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 100, 20));
+	EXPECT_EQ(10, probe_dirtied(&self->a));
+	EXPECT_EQ(20, probe_dirtied(&self->b));
+	child_go(other, OP_WRITE, 0, 7, 1);
+	EXPECT_TRUE(WAIT(other->vm.cpu[0].box->done == 3, 5000));
+	EXPECT_EQ(17, probe_dirtied(&self->a));
+	EXPECT_EQ(20, probe_dirtied(&self->b));
+
+	probe_detach(&self->b);
+	EXPECT_TRUE(in_charge(self->pid, "all"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 200, 5));
+	EXPECT_EQ(22, probe_dirtied(&self->a));
+	EXPECT_EQ(20, probe_dirtied(&self->b));
+	probe_detach(&self->a);
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 300, 5));
+	EXPECT_EQ(22, probe_dirtied(&self->a));
+	EXPECT_EQ(40, harvest(&self->vm));
+	EXPECT_EQ(0, policies());
+}
+
+TEST_F(core, place_is_refused)
+{
+	struct probe none;
+	struct vm vm2;
+	pid_t gone = fork();
+	int before;
+
+	if (!gone)
+		_exit(0);
+	waitpid(gone, NULL, 0);
+	ASSERT_EQ(0, probe_load(&none, "none", 1, 0, PROBE_ALL));
+	EXPECT_EQ(-ESRCH, probe_attach(&none));
+	probe_free(&none);
+	ASSERT_EQ(0, probe_load(&none, "none", gone, 0, PROBE_ALL));
+	EXPECT_EQ(-ESRCH, probe_attach(&none));
+	probe_free(&none);
+	ASSERT_EQ(0, probe_load(&none, "none", 0x7fffffff, 0, PROBE_ALL));
+	EXPECT_EQ(-ESRCH, probe_attach(&none));
+	probe_free(&none);
+	EXPECT_EQ(0, policies());
+
+	/* A process with two VMs has no "its VM". */
+	ASSERT_EQ(0, vm_create(&vm2, 1, PAGES, 0));
+	ASSERT_EQ(0, probe_load(&none, "none", self->pid, 0, PROBE_ALL));
+	EXPECT_EQ(-ENOTUNIQ, probe_attach(&none));
+	EXPECT_EQ(-ENOTUNIQ, ext_mark(self->pid, 0, true));
+	vm_free(&vm2);
+	probe_free(&none);
+
+	/* Taken; who was first stays in charge. */
+	for (int all = 0; all < 2; all++) {
+		__u32 vm = all ? 0 : self->pid;
+
+		ASSERT_EQ(0, probe_up(&self->a, "first", vm, F_ANY_VCPU));
+		ASSERT_EQ(0, probe_load(&self->b, "second", vm, F_ANY_VCPU, PROBE_ALL));
+		before = probe_dirtied(&self->a);
+		EXPECT_EQ(-EEXIST, probe_attach(&self->b));
+		EXPECT_EQ(1, policies());
+		EXPECT_TRUE(in_charge(self->pid, "first"));
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+		EXPECT_EQ(before + 10, probe_dirtied(&self->a));
+		EXPECT_EQ(0, probe_dirtied(&self->b));
+		EXPECT_EQ(10, harvest(&self->vm));
+		/* The same table twice is the same place. */
+		EXPECT_EQ(-EEXIST, ext_attach(self->a.ops, &none.link));
+		probe_free(&self->b);
+		probe_free(&self->a);
+	}
+}
+
+TEST_F(core, update_is_refused)
+{
+	struct probe *a = &self->a, *b = &self->b;
+	__u32 vms[][2] = { { self->pid, 0 }, { 0, self->pid } };
+
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, probe_up(a, "old", vms[i][0], F_ANY_VCPU));
+		ASSERT_EQ(0, probe_load(b, "new", vms[i][1], F_ANY_VCPU, PROBE_ALL));
+		EXPECT_EQ(-EINVAL, ext_update(a->link, b->ops));
+		EXPECT_TRUE(policy_is("old", "active"));
+		EXPECT_TRUE(in_charge(self->pid, "old"));
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+		EXPECT_EQ(10, probe_dirtied(a));
+		EXPECT_EQ(0, probe_dirtied(b));
+		EXPECT_EQ(10, harvest(&self->vm));
+		EXPECT_EQ(1, policies());
+		probe_free(a);
+		probe_free(b);
+	}
+}
+
+TEST_F(core, a_policy_outlives_a_refused_update_by_a_good_one)
+{
+	struct probe *a = &self->a, *b = &self->b;
+	long long seq;
+
+	ASSERT_EQ(0, probe_up(a, "old", self->pid, F_ANY_VCPU));
+	seq = policy_num("old", "seq");
+	EXPECT_LT(0, seq);
+	ASSERT_EQ(0, probe_load(b, "new", self->pid, F_ANY_VCPU, PROBE_ALL));
+	ASSERT_EQ(0, ext_update(a->link, b->ops));
+	EXPECT_TRUE(in_charge(self->pid, "new"));
+	EXPECT_LT(seq, policy_num("new", "seq"));
+	EXPECT_EQ(1, policies());
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(0, probe_dirtied(a));
+	EXPECT_EQ(10, probe_dirtied(b));
+}
+
+/* --- swap ------------------------------------------------------------------ */
+
+/* Write, harvest, again and again; every page is counted by KVM's own log. */
+static void *write_and_harvest(void *arg)
+{
+	FIXTURE_DATA(core) *self = arg;
+	int n;
+
+	while (!self->quit) {
+		if (cpu_do(self->cpu, OP_WRITE, 0, 64))
+			break;
+		self->written += 64;
+		n = harvest(&self->vm);
+		if (n < 0)
+			break;
+		self->pages += n;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(core, swap_1000_times, 120)
+{
+	struct probe *p[2] = { &self->a, &self->b };
+	unsigned long long left[2] = {}, calls = 0, write, blocks, early, pending, t;
+	pthread_t thread;
+	int late = 0;
+
+	ASSERT_EQ(0, probe_up(p[0], "left", self->pid, F_ANY_VCPU));
+	ASSERT_EQ(0, probe_load(p[1], "right", self->pid, F_ANY_VCPU, PROBE_ALL));
+	p[0]->k->answer = p[1]->k->answer = 100 * 1000;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	/* Some work between, so that both early and due asks are there. */
+	self->cpu->box->pause = loops(self, 1) / 4;
+	p[0]->c->rounds = 0;
+	p[0]->c->dirtied[0] = p[0]->c->dirtied[2] = p[0]->c->asks = 0;
+	write = vcpu_num(self->pid, 0, "dirty_write") + vcpu_num(self->pid, 0, "dirty_pml");
+	blocks = vcpu_num(self->pid, 0, "blocks");
+	early = vcpu_num(self->pid, 0, "early");
+	pending = vcpu_num(self->pid, 0, "pending");
+	calls = vcpu_dirty(self->pid, 0);
+
+	self->quit = false;
+	pthread_create(&thread, NULL, write_and_harvest, self);
+	t = now_ns();
+	for (int i = 1; i <= 1000; i++) {
+		struct probe *old = p[(i - 1) & 1], *new = p[i & 1];
+
+		if (probe_dirtied(new) + new->c->asks + new->c->rounds != left[i & 1])
+			late++;
+		ASSERT_EQ(0, ext_update(p[0]->link, new->ops));
+		left[(i - 1) & 1] = probe_dirtied(old) + old->c->asks + old->c->rounds;
+		/* Each is in charge for a while: half of them are given time. */
+		if (i & 2)
+			sleep_ms(1);
+	}
+	t = now_ns() - t;
+	self->quit = true;
+	pthread_join(thread, NULL);
+
+	write = vcpu_num(self->pid, 0, "dirty_write") + vcpu_num(self->pid, 0, "dirty_pml") - write;
+	blocks = vcpu_num(self->pid, 0, "blocks") - blocks;
+	early = vcpu_num(self->pid, 0, "early") - early;
+	pending = vcpu_num(self->pid, 0, "pending") - pending;
+	calls = vcpu_dirty(self->pid, 0) - calls;
+	TH_LOG("1000 swaps in %llu ms; %llu + %llu of %llu pages, %llu + %llu asks, %llu blocks, %llu early",
+	       t / MS, (unsigned long long)probe_dirtied(p[0]),
+	       (unsigned long long)probe_dirtied(p[1]), self->pages, p[0]->c->asks, p[1]->c->asks,
+	       blocks, early);
+	/* Nothing called the old one after the update had returned. */
+	EXPECT_EQ(0, late);
+	/* One call per page, to the one or the other; as KVM's log and counters say. */
+	EXPECT_LT(1000, self->pages);
+	EXPECT_EQ(self->written, self->pages);
+	EXPECT_EQ(self->pages, probe_dirtied(p[0]) + probe_dirtied(p[1]));
+	EXPECT_EQ(self->pages, calls);
+	EXPECT_LT(self->pages / 10, probe_dirtied(p[0]));
+	EXPECT_LT(self->pages / 10, probe_dirtied(p[1]));
+	/* One round per harvest. */
+	EXPECT_EQ(self->pages / 64, p[0]->c->rounds + p[1]->c->rounds);
+	/*
+	 * Every write exit of the marked vCPU asked, came early or found an
+	 * event for the guest pending; every ask blocked.
+	 */
+	EXPECT_LT(100, blocks);
+	EXPECT_EQ(blocks, p[0]->c->asks + p[1]->c->asks);
+	EXPECT_EQ(write, blocks + early + pending);
+	/* The mark is the user's and stays. */
+	EXPECT_EQ(1, vcpu_num(self->pid, 0, "marked"));
+}
+
+TEST_F(core, two_vms_two_policies)
+{
+	struct child *one = &self->one, *two = &self->two;
+	struct probe *a = &self->a, *b = &self->b;
+
+	ASSERT_EQ(0, child_start(one, 1));
+	ASSERT_EQ(0, child_start(two, 1));
+	ASSERT_EQ(0, probe_up(a, "one", one->pid, 0));
+	ASSERT_EQ(0, probe_up(b, "two", two->pid, 0));
+	ASSERT_EQ(0, ext_mark(one->pid, 0, true));
+	ASSERT_EQ(0, ext_mark(two->pid, 0, true));
+	a->k->answer = 10 * MS;
+	b->k->answer = 0;
+	one->ctl->harvest_ms = two->ctl->harvest_ms = 3;
+	child_go(one, OP_WRITE, 0, 16, 0);
+	child_go(two, OP_WRITE, 0, 64, 0);
+	sleep_ms(1500);
+	EXPECT_LE(5, vcpu_num(one->pid, 0, "blocks"));
+	EXPECT_EQ(a->c->asks, vcpu_num(one->pid, 0, "blocks") +
+			      (a->c->asks > (__u64)vcpu_num(one->pid, 0, "blocks")));
+	EXPECT_EQ(0, vcpu_num(two->pid, 0, "blocks"));
+	EXPECT_LE(5, b->c->asks);
+	one->vm.cpu[0].box->stop = two->vm.cpu[0].box->stop = 1;
+	/* The other VM (this process) is nobody's. */
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+	ASSERT_EQ(0, child_quit(one));
+	ASSERT_EQ(0, child_quit(two));
+	EXPECT_LT(10, one->ctl->harvested);
+	EXPECT_LT(10, two->ctl->harvested);
+	EXPECT_EQ(one->ctl->harvested, probe_dirtied(a));
+	EXPECT_EQ(two->ctl->harvested, probe_dirtied(b));
+	EXPECT_TRUE(policy_is("one", "vm-gone"));
+	EXPECT_TRUE(policy_is("two", "vm-gone"));
+}
+
+/* --- ends ------------------------------------------------------------------ */
+
+TEST_F(core, vm_ends_while_attached)
+{
+	struct probe *a = &self->a, *b = &self->b;
+	struct vm vm2;
+
+	ASSERT_EQ(0, probe_up(a, "old", self->pid, F_ANY_VCPU));
+	ASSERT_EQ(0, probe_load(b, "new", self->pid, F_ANY_VCPU, PROBE_ALL));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	vm_close(&self->vm);
+	EXPECT_TRUE(WAIT(policy_is("old", "vm-gone"), 2000));
+	EXPECT_EQ(10, probe_dirtied(a));
+	/* The slot was logged to the end. */
+	EXPECT_EQ(1, a->c->events[LOG_STOP]);
+	EXPECT_EQ(-ESRCH, ext_update(a->link, b->ops));
+	EXPECT_EQ(-ESRCH, ext_mark(self->pid, 0, true));
+
+	/* A policy is for that VM, not for the number: the next one is free. */
+	ASSERT_EQ(0, vm_create(&vm2, 1, PAGES, VM_LOG));
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+	ASSERT_EQ(0, cpu_do(vm2.cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(10, probe_dirtied(a));
+	ASSERT_EQ(0, probe_attach(b));
+	EXPECT_TRUE(in_charge(self->pid, "new"));
+	ASSERT_EQ(0, cpu_do(vm2.cpu, OP_WRITE, 100, 10));
+	EXPECT_EQ(10, probe_dirtied(b));
+	probe_detach(a);
+	EXPECT_TRUE(policy_is("new", "active"));
+	vm_free(&vm2);
+}
+
+TEST_F(core, killed_while_blocked)
+{
+	struct probe *a = &self->a;
+
+	for (int i = 0; i < 5; i++) {
+		struct child *ch = &self->one;
+		uint64_t t;
+
+		ASSERT_EQ(0, child_start(ch, 2));
+		ASSERT_EQ(0, probe_up(a, "victim", i & 1 ? 0 : ch->pid, 0));
+		ASSERT_EQ(0, ext_mark(ch->pid, 0, true));
+		a->k->answer = 5000 * MS;
+		ch->ctl->harvest_ms = 2;
+		child_go(ch, OP_WRITE, 0, 16, 0);
+		ASSERT_TRUE(WAIT(a->c->asks > 2, 5000));
+		sleep_ms(10);
+		t = now_ns();
+		ASSERT_EQ(0, kill(ch->pid, SIGKILL));
+		ASSERT_EQ(ch->pid, waitpid(ch->pid, NULL, 0));
+		t = now_ns() - t;
+		ch->pid = 0;
+		EXPECT_GT(2000 * MS, t);
+		EXPECT_TRUE(WAIT(policy_is("victim", i & 1 ? "active" : "vm-gone"), 2000));
+		EXPECT_EQ(1, policies());
+		probe_free(a);
+		child_free(ch);
+	}
+	/* Nothing is left over for the VM that had no part in it. */
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(10, harvest(&self->vm));
+}
+
+/* A process that loads a policy for all and waits to be killed. */
+static pid_t loader(const char *pin, const char *name)
+{
+	int pipefd[2];
+	char ok = 0;
+	pid_t pid;
+
+	if (pipe(pipefd))
+		return -1;
+	pid = fork();
+	if (!pid) {
+		struct probe p;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		ok = !probe_up(&p, name, 0, F_ANY_VCPU);
+		if (ok && pin)
+			ok = !bpf_link__pin(p.link, pin);
+		ok = write(pipefd[1], &ok, 1) == 1;
+		for (;;)
+			pause();
+	}
+	close(pipefd[1]);
+	if (read(pipefd[0], &ok, 1) != 1 || !ok) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		pid = -1;
+	}
+	close(pipefd[0]);
+	return pid;
+}
+
+TEST_F(core, loader_killed)
+{
+	pid_t pid = loader(NULL, "unpinned");
+	char pin[64];
+	long long calls;
+
+	ASSERT_LT(0, pid);
+	ASSERT_TRUE(policy_is("unpinned", "active"));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	EXPECT_TRUE(WAIT(policies() == 0, 2000));
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(10, harvest(&self->vm));
+
+	snprintf(pin, sizeof(pin), "/sys/fs/bpf/core_test.%d", self->pid);
+	pid = loader(pin, "pinned");
+	ASSERT_LT(0, pid);
+	calls = policy_num("pinned", "calls");
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	sleep_ms(200);
+	EXPECT_TRUE(policy_is("pinned", "active"));
+	EXPECT_TRUE(in_charge(self->pid, "pinned"));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(calls + 10, policy_num("pinned", "calls"));
+	ASSERT_EQ(0, unlink(pin));
+	EXPECT_TRUE(WAIT(policies() == 0, 2000));
+}
+
+TEST_F(core, kill_switch_under_load)
+{
+	struct probe *a = &self->a, *b = &self->b;
+	struct child *ch = &self->one;
+	uint64_t asks, dirtied;
+
+	ASSERT_EQ(0, child_start(ch, 1));
+	ASSERT_EQ(0, probe_up(a, "load", ch->pid, F_ANY_VCPU));
+	ASSERT_EQ(0, probe_load(b, "late", 0, 0, PROBE_ALL));
+	ASSERT_EQ(0, ext_mark(ch->pid, 0, true));
+	a->k->answer = 20 * MS;
+	ch->ctl->harvest_ms = 2;
+	child_go(ch, OP_WRITE, 0, 16, 0);
+	for (int i = 0; i < 10; i++) {
+		uint64_t progress;
+
+		asks = a->c->asks;
+		ASSERT_TRUE(WAIT(a->c->asks > asks + 2, 5000));
+		ASSERT_EQ(0, ext_enable(false));
+		/* A call that had begun may end yet. */
+		sleep_ms(5);
+		asks = a->c->asks;
+		dirtied = probe_dirtied(a);
+		progress = ch->vm.cpu[0].box->progress;
+		sleep_ms(50);
+		EXPECT_EQ(asks, a->c->asks);
+		EXPECT_EQ(dirtied, probe_dirtied(a));
+		EXPECT_LT(progress, ch->vm.cpu[0].box->progress);
+		EXPECT_EQ(-EPERM, probe_attach(b));
+		if (!i)
+			EXPECT_EQ(-EPERM, ext_update(a->link, a->ops));
+		ASSERT_EQ(0, ext_enable(true));
+	}
+	EXPECT_TRUE(policy_is("load", "active"));
+	EXPECT_EQ(1, vcpu_num(ch->pid, 0, "marked"));
+	EXPECT_TRUE(WAIT(a->c->asks > asks + 2, 5000));
+	EXPECT_EQ(0, probe_attach(b));
+}
+
+/* --- what the kernel does not take ----------------------------------------- */
+
+/* Load one table (and its programs) or one program of the object of bad ones. */
+static struct bpf_object *load_only(const char *map_name, const char *prog_name, int *err)
+{
+	struct bpf_object *obj = ext_open("bpf/refused.bpf.o");
+	struct bpf_program *prog;
+	struct bpf_map *map;
+	bool found = false;
+
+	*err = -ENOENT;
+	if (!obj)
+		return NULL;
+	bpf_object__for_each_map(map, obj) {
+		bool this = map_name && !strcmp(bpf_map__name(map), map_name);
+
+		bpf_map__set_autocreate(map, this);
+		found |= this;
+	}
+	bpf_object__for_each_program(prog, obj) {
+		bool this = prog_name && !strcmp(bpf_program__name(prog), prog_name);
+
+		/* A table's own programs follow the table. */
+		if (bpf_program__type(prog) != BPF_PROG_TYPE_STRUCT_OPS)
+			bpf_program__set_autoload(prog, this);
+		found |= this;
+	}
+	*err = found ? bpf_object__load(obj) : -ENOENT;
+	return obj;
+}
+
+TEST_F(core, refused_at_load)
+{
+	static const struct {
+		const char *map, *prog, *says;
+		bool good;
+	} tries[] = {
+		{ "good", NULL, NULL, true },
+		{ "sleepable", NULL, NULL, false },
+		{ "mark_pid", NULL, "kvm_throttle_mark_pid", false },
+		{ "untrusted", NULL, NULL, false },
+		{ "write", NULL, NULL, false },
+		{ NULL, "syscall_good", NULL, true },
+		{ NULL, "syscall_nr_vcpus", NULL, false },
+		{ NULL, "tracing_mark_pid", "kvm_throttle_mark_pid", false },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(tries); i++) {
+		const char *name = tries[i].map ?: tries[i].prog;
+		struct bpf_object *obj;
+		int err;
+
+		obj = load_only(tries[i].map, tries[i].prog, &err);
+		ASSERT_NE(-ENOENT, err);
+		EXPECT_EQ(tries[i].good, !err) {
+			TH_LOG("%s: %d: %s", name, err, ext_log);
+		}
+		if (!tries[i].good) {
+			EXPECT_TRUE(err == -EACCES || err == -EINVAL) {
+				TH_LOG("%s: %d", name, err);
+			}
+		}
+		if (tries[i].says)
+			EXPECT_NE(NULL, strstr(ext_log, tries[i].says));
+		bpf_object__close(obj);
+	}
+	EXPECT_EQ(0, policies());
+}
+
+TEST_F(core, refused_at_attach)
+{
+	static const struct {
+		const char *map;
+		int err;
+	} tries[] = {
+		{ "legacy", -EOPNOTSUPP },
+		{ "bad_name", -EINVAL },
+		{ "no_name", -EINVAL },
+		{ "bad_flags", -EINVAL },
+		{ "good", 0 },
+		{ "empty", 0 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(tries); i++) {
+		struct bpf_object *obj;
+		struct bpf_link *link;
+		int err;
+
+		obj = load_only(tries[i].map, NULL, &err);
+		ASSERT_EQ(0, err) {
+			TH_LOG("%s: %s", tries[i].map, ext_log);
+		}
+		link = attached(bpf_object__find_map_by_name(obj, tries[i].map), &err);
+		EXPECT_EQ(tries[i].err, err) {
+			TH_LOG("%s", tries[i].map);
+		}
+		EXPECT_EQ(err ? 0 : 1, policies());
+		if (!err) {
+			/* An op that is not there is KVM's own behaviour. */
+			EXPECT_EQ(0, ext_mark(self->pid, 0, true));
+			EXPECT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
+			EXPECT_EQ(10, harvest(&self->vm));
+			EXPECT_EQ(0, vcpu_num(self->pid, 0, "blocks"));
+		}
+		bpf_link__destroy(link);
+		bpf_object__close(obj);
+		EXPECT_EQ(0, policies());
+	}
+}
+
+TEST_F(core, long_name)
+{
+	/* 31 letters and the NUL fit, more are cut by the test itself; all 32 do not. */
+	char name[32];
+	struct ops_head *head;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	struct bpf_map *map;
+	size_t size;
+	int err;
+
+	memset(name, 'n', 31);
+	name[31] = 0;
+	ASSERT_EQ(0, probe_up(&self->a, name, 0, 0));
+	EXPECT_TRUE(policy_is(name, "active"));
+	probe_free(&self->a);
+
+	obj = ext_open("bpf/probe.bpf.o");
+	ASSERT_NE(NULL, obj);
+	map = bpf_object__find_map_by_name(obj, "probe");
+	head = bpf_map__initial_value(map, &size);
+	memset(head->name, 'n', sizeof(head->name));
+	ASSERT_EQ(0, bpf_object__load(obj));
+	link = attached(map, &err);
+	EXPECT_EQ(NULL, link);
+	EXPECT_EQ(-EINVAL, err);
+	EXPECT_EQ(0, policies());
+	bpf_object__close(obj);
+}
+
+/* --- the safety net -------------------------------------------------------- */
+
+/* Ejected: the guest runs on, unhurt, and no op is called any more. */
+static void expect_stock(struct __test_metadata *_metadata, FIXTURE_DATA(core) *self)
+{
+	uint64_t dirtied, asks, rounds;
+
+	sleep_ms(5);
+	dirtied = probe_dirtied(&self->a);
+	asks = self->a.c->asks;
+	rounds = self->a.c->rounds;
+	harvest(&self->vm);
+	self->cpu->box->value = dirtied * 1000 + 1;
+	EXPECT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 100));
+	EXPECT_EQ(0, vm_wrong_pages(&self->vm, 0, 100, dirtied * 1000 + 1));
+	EXPECT_EQ(100, harvest(&self->vm));
+	EXPECT_EQ(dirtied, probe_dirtied(&self->a));
+	EXPECT_EQ(asks, self->a.c->asks);
+	EXPECT_EQ(rounds, self->a.c->rounds);
+	EXPECT_TRUE(in_charge(self->pid, "-"));
+}
+
+TEST_F(core, error_exit)
+{
+	static const unsigned int ops[] = { PROBE_IN_DIRTIED, PROBE_IN_BLOCK, PROBE_IN_ROUND };
+	static const char *const say[] = { "the first error", NULL };
+	struct probe *a = &self->a;
+	char text[256];
+
+	ASSERT_EQ(0, probe_up(a, "errs", self->pid, F_ANY_VCPU));
+	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
+		/* An update puts an ejected policy's place in charge again. */
+		if (i) {
+			ASSERT_EQ(0, ext_update(a->link, a->ops));
+			EXPECT_TRUE(policy_is("errs", "active"));
+			EXPECT_EQ(0, policy_num("errs", "code"));
+		}
+		a->k->error_ops = 0;
+		ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+		a->k->error_code = 4711 + i * 10;
+		a->k->error_sources = 1 << DIRTY_WRITE_FAULT | 1 << DIRTY_PML;
+		a->k->error_ops = ops[i];
+		self->cpu->box->pause = 0;
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 3));
+		ASSERT_LE(0, harvest(&self->vm));
+		EXPECT_TRUE(WAIT(policy_is("errs", "ejected"), 2000));
+		EXPECT_TRUE(policy_has("errs", "kind", "policy"));
+		EXPECT_EQ(4711 + (long)i * 10, policy_num("errs", "code"));
+		ext_get("policy", "name=errs", "msg", text, sizeof(text));
+		EXPECT_NE(NULL, strstr(text, "the first error")) {
+			TH_LOG("msg \"%s\"", text);
+		}
+		ext_get("policy", "name=errs", "dump", text, sizeof(text));
+		EXPECT_LT(20, strlen(text));
+		sleep_ms(20);
+		EXPECT_NE(NULL, kmsg_find(self->kmsg, say));
+		a->k->error_ops = 0;
+		expect_stock(_metadata, self);
+	}
+	EXPECT_EQ(1, policies());
+}
+
+static void *burner(void *arg)
+{
+	FIXTURE_DATA(core) *self = arg;
+
+	while (!self->quit)
+		asm volatile("" ::: "memory");
+	return NULL;
+}
+
+/*
+ * An error raised where a runqueue is locked and IRQs are off: KVM notes there
+ * that the vCPU was preempted, which dirties the page of its steal time.
+ */
+TEST_F(core, error_exit_irqs_off)
+{
+	struct probe *a = &self->a;
+	pthread_t burn;
+	cpu_set_t cpus;
+	char dump[256];
+	int off = 0;
+
+	ASSERT_EQ(0, cpu_steal(self->cpu, PAGES - 1));
+	ASSERT_EQ(0, probe_up(a, "errs", self->pid, F_ANY_VCPU));
+	a->k->error_sources = 1 << DIRTY_HOST;
+	a->k->error_code = 5;
+	self->quit = false;
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	cpu_set(self->cpu, OP_SPIN, 0, 0, 0);
+	ASSERT_EQ(0, cpu_start(self->cpu));
+	ASSERT_EQ(0, pthread_create(&burn, NULL, burner, self));
+	pthread_setaffinity_np(self->cpu->thread, sizeof(cpus), &cpus);
+	pthread_setaffinity_np(burn, sizeof(cpus), &cpus);
+	for (int i = 0; i < 20 && !off; i++) {
+		if (i)
+			ASSERT_EQ(0, ext_update(a->link, a->ops));
+		a->k->error_ops = PROBE_IN_DIRTIED;
+		for (int t = 0; t < 400 && !policy_is("errs", "ejected"); t++) {
+			harvest(&self->vm);
+			sleep_ms(5);
+		}
+		a->k->error_ops = 0;
+		EXPECT_TRUE(policy_is("errs", "ejected"));
+		EXPECT_EQ(5, policy_num("errs", "code"));
+		ext_get("policy", "name=errs", "dump", dump, sizeof(dump));
+		off += !!strstr(dump, "irqs=off");
+	}
+	EXPECT_EQ(1, off);
+	TH_LOG("dump: %s", dump);
+	self->quit = true;
+	pthread_join(burn, NULL);
+	ASSERT_EQ(0, cpu_stop(self->cpu));
+	ASSERT_LE(0, harvest(&self->vm));
+	expect_stock(_metadata, self);
+}
+
+TEST_F(core, negative_answers)
+{
+	struct probe *a = &self->a;
+	int n = 63;
+
+	ASSERT_EQ(0, probe_up(a, "negative", self->pid, 0));
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	self->cpu->box->pause = loops(self, 2);
+	a->c->asks = 0;
+	a->k->answer = -1;
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, n));
+	EXPECT_EQ(n, a->c->asks);
+	EXPECT_EQ(n, policy_num("negative", "invalid"));
+	EXPECT_EQ(0, vcpu_num(self->pid, 0, "blocks"));
+	EXPECT_TRUE(policy_is("negative", "active"));
+	/* The last straw, and one more that must not be asked. */
+	a->k->answer = INT64_MIN;
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, n, 2));
+	EXPECT_EQ(n + 1, a->c->asks);
+	EXPECT_TRUE(WAIT(policy_is("negative", "ejected"), 2000));
+	EXPECT_TRUE(policy_has("negative", "kind", "answers"));
+	EXPECT_EQ(64, policy_num("negative", "code"));
+	EXPECT_EQ(64, policy_num("negative", "invalid"));
+	EXPECT_EQ(0, vcpu_num(self->pid, 0, "blocks"));
+	self->cpu->box->pause = 0;
+	expect_stock(_metadata, self);
+}
+
+TEST_F_TIMEOUT(core, slow_ops, 60)
+{
+	static const struct {
+		unsigned int op;
+		const char *name;
+	} ops[] = {
+		{ PROBE_IN_BLOCK, "block" },
+		{ PROBE_IN_ROUND, "round" },
+		{ PROBE_IN_DIRTIED, "dirtied" },
+	};
+	struct probe *a = &self->a;
+	char text[256];
+
+	self->cpu->box->pause = loops(self, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
+		uint64_t calls = 0;
+
+		ASSERT_EQ(0, probe_up(a, "slow", self->pid, 0));
+		ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+		/* Time in which it waits for a CPU is not held against it. */
+		a->k->slow_ns = 50 * MS;
+		a->k->slow_ops = ops[i].op;
+		for (int n = 0; n < 40 && !policy_is("slow", "ejected"); n++) {
+			ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 1));
+			ASSERT_LE(0, harvest(&self->vm));
+			calls++;
+		}
+		EXPECT_TRUE(WAIT(policy_is("slow", "ejected"), 2000));
+		EXPECT_TRUE(policy_has("slow", "kind", "slow"));
+		EXPECT_EQ(16, policy_num("slow", "slow"));
+		/* Not before the 16th. */
+		EXPECT_LE(16, calls);
+		ext_get("policy", "name=slow", "msg", text, sizeof(text));
+		EXPECT_NE(NULL, strstr(text, ops[i].name)) {
+			TH_LOG("%s: msg \"%s\"", ops[i].name, text);
+		}
+		a->k->slow_ops = 0;
+		expect_stock(_metadata, self);
+		probe_free(a);
+	}
+}
+
+TEST_F_TIMEOUT(core, random_answers, 60)
+{
+	struct probe *a = &self->a;
+	struct vm_cpu *cpu = self->cpu;
+	uint64_t t, before;
+
+	ASSERT_EQ(0, probe_up(a, "random", self->pid, F_ANY_VCPU));
+	for (int wild = 0; wild < 2; wild++) {
+		for (int i = 0; i < 2; i++) {
+			ASSERT_EQ(0, ext_mark(self->pid, i, true));
+			cpu_set(&cpu[i], OP_WRITE, i * 256, 64, 0);
+			cpu[i].box->value = 77 + wild;
+			ASSERT_EQ(0, cpu_start(&cpu[i]));
+		}
+		a->k->how = wild ? PROBE_WILD : PROBE_RANDOM;
+		t = now_ns() + 2000 * MS;
+		before = a->c->asks;
+		while (now_ns() < t) {
+			uint64_t was[2] = { cpu[0].box->progress, cpu[1].box->progress };
+
+			for (int i = 0; i < 50; i++) {
+				harvest(&self->vm);
+				sleep_ms(4);
+			}
+			EXPECT_LT(was[0], cpu[0].box->progress);
+			EXPECT_LT(was[1], cpu[1].box->progress);
+		}
+		EXPECT_LT(before + 10, a->c->asks);
+		for (int i = 0; i < 2; i++) {
+			ASSERT_EQ(0, cpu_stop(&cpu[i]));
+			EXPECT_EQ(0, vm_wrong_pages(&self->vm, i * 256, 64, 77 + wild));
+			EXPECT_GT(1000 * MS, vcpu_num(self->pid, i, "longest_ns"));
+		}
+		if (!wild) {
+			EXPECT_TRUE(policy_is("random", "active"));
+			EXPECT_EQ(0, policy_num("random", "invalid"));
+			EXPECT_LT(0, policy_num("random", "clamped"));
+		}
+		TH_LOG("%llu asks, %lld clamped, %lld invalid", a->c->asks,
+		       policy_num("random", "clamped"), policy_num("random", "invalid"));
+	}
+	EXPECT_LT(0, policy_num("random", "invalid"));
+	EXPECT_TRUE(policy_is("random", policy_num("random", "invalid") < 64 ? "active" :
+					"ejected"));
+}
+
+/* --- tracepoints ----------------------------------------------------------- */
+
+TEST_F(core, tracepoints)
+{
+	static const char *const events[] = {
+		"kvm_ext_attach", "kvm_ext_detach", "kvm_ext_update", "kvm_ext_eject",
+		"kvm_throttle_mark", "kvm_throttle_dirty", "kvm_throttle_block",
+		"kvm_throttle_round",
+	};
+	const char *dir = TRACING "/instances/core_test";
+	struct probe *a = &self->a, *b = &self->b;
+	char path[256], *text;
+
+	mkdir(dir, 0700);
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		snprintf(path, sizeof(path), "%s/events/kvm_ext/%s/enable", dir, events[i]);
+		EXPECT_EQ(0, ext_write(path, "1")) {
+			TH_LOG("%s", path);
+		}
+	}
+	snprintf(path, sizeof(path), "%s/trace", dir);
+	ASSERT_EQ(0, probe_up(a, "traced", self->pid, 0));
+	ASSERT_EQ(0, probe_load(b, "next", self->pid, 0, PROBE_ALL));
+	text = ext_read(path);
+	EXPECT_NE(NULL, strstr(text, "kvm_ext_attach"));
+	EXPECT_EQ(NULL, strstr(text, "kvm_ext_detach"));
+	EXPECT_EQ(NULL, strstr(text, "kvm_throttle_block"));
+	free(text);
+
+	a->k->answer = b->k->answer = MS;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 1));
+	ASSERT_LE(0, harvest(&self->vm));
+	text = ext_read(path);
+	EXPECT_NE(NULL, strstr(text, "kvm_throttle_mark"));
+	EXPECT_NE(NULL, strstr(text, "kvm_throttle_dirty"));
+	EXPECT_NE(NULL, strstr(text, "kvm_throttle_block"));
+	EXPECT_NE(NULL, strstr(text, "kvm_throttle_round"));
+	EXPECT_EQ(NULL, strstr(text, "kvm_ext_update"));
+	EXPECT_EQ(NULL, strstr(text, "kvm_ext_eject"));
+	free(text);
+
+	ASSERT_EQ(0, ext_update(a->link, b->ops));
+	b->k->error_ops = PROBE_IN_ROUND;
+	ASSERT_LE(0, harvest(&self->vm));
+	EXPECT_TRUE(WAIT(policy_is("next", "ejected"), 2000));
+	probe_detach(a);
+	sleep_ms(20);
+	text = ext_read(path);
+	EXPECT_NE(NULL, strstr(text, "kvm_ext_update"));
+	EXPECT_NE(NULL, strstr(text, "kvm_ext_eject"));
+	EXPECT_NE(NULL, strstr(text, "kvm_ext_detach"));
+	EXPECT_NE(NULL, strstr(text, "traced"));
+	EXPECT_NE(NULL, strstr(text, "next"));
+	free(text);
+	rmdir(dir);
+}
+
+/* --- the modules ----------------------------------------------------------- */
+
+static int unload(const char *name)
+{
+	return syscall(SYS_delete_module, name, O_NONBLOCK) ? -errno : 0;
+}
+
+static int load(const char *file)
+{
+	const char *dir = getenv("KVMEXT_KMOD");
+	char path[4096];
+	int fd, ret;
+
+	snprintf(path, sizeof(path), "%s/%s", dir ?: ".", file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static bool loaded(const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/module/%s/initstate", name);
+	return !access(path, F_OK);
+}
+
+/* A fixture of its own, so as to come last, and to have no VM. */
+FIXTURE(module)
+{
+};
+
+FIXTURE_SETUP(module)
+{
+}
+
+FIXTURE_TEARDOWN(module)
+{
+}
+
+/* With no VM, kvm.ko could go but for the policy. */
+TEST_F(module, stays_while_attached)
+{
+	const char *vendor = loaded("kvm_amd") ? "kvm_amd" : "kvm_intel";
+	const char *file = loaded("kvm_amd") ? "kvm-amd.ko" : "kvm-intel.ko";
+	int kmsg = kmsg_open();
+	const char *splat;
+	struct probe p;
+	struct vm vm;
+
+	if (!getenv("KVMEXT_KMOD"))
+		SKIP(return, "KVMEXT_KMOD does not say where the modules are");
+	ASSERT_EQ(0, policies());
+	ASSERT_EQ(0, probe_up(&p, "holder", 0, F_ANY_VCPU));
+	ASSERT_EQ(0, unload(vendor));
+	EXPECT_EQ(-EWOULDBLOCK, unload("kvm"));
+	ASSERT_TRUE(loaded("kvm"));
+	EXPECT_TRUE(policy_is("holder", "active"));
+	/* It holds for VMs of the module's second life. */
+	ASSERT_EQ(0, load(file));
+	ASSERT_EQ(0, vm_create(&vm, 1, PAGES, VM_LOG));
+	p.c->dirtied[0] = p.c->dirtied[2] = 0;
+	ASSERT_EQ(0, cpu_do(vm.cpu, OP_WRITE, 0, 10));
+	EXPECT_EQ(10, probe_dirtied(&p));
+	EXPECT_EQ(10, harvest(&vm));
+	vm_free(&vm);
+
+	ASSERT_EQ(0, unload(vendor));
+	probe_free(&p);
+	/* BPF frees what held the module after a grace period or two. */
+	EXPECT_TRUE(WAIT(unload("kvm") == 0, 3000));
+	EXPECT_FALSE(loaded("kvm"));
+	if (!loaded("kvm"))
+		ASSERT_EQ(0, load("kvm.ko"));
+	ASSERT_EQ(0, load(file));
+	EXPECT_EQ(0, policies());
+	ASSERT_EQ(0, probe_up(&p, "again", 0, 0));
+	EXPECT_TRUE(policy_is("again", "active"));
+	probe_free(&p);
+	splat = kmsg_splat(kmsg);
+	EXPECT_EQ(NULL, splat) {
+		TH_LOG("kernel: %s", splat);
+	}
+}
+
+TEST_HARNESS_MAIN
