@@ -47,11 +47,14 @@ patches := $(sort $(wildcard kernel-patches/*.patch))
 
 modules: $(modules)
 
-# One build makes all three; the unstripped ones stay in the tree.
+# One build makes all three; the unstripped ones stay in the tree.  Who had to wait for
+# the lock may find it all done by the one before.
 $(modules) &: $(patches) $(wildcard kernel-patches) scripts/tree.sh $(CONFIG)
-	$(say) PATCH "$(words $(patches)) patches on linux $(KREL)"
 	@mkdir -p $(KMOD)
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
+	for d in $^; do [ $(KMOD)/kvm.ko -nt $$d ] || break; done && \
+	if [ $(KMOD)/kvm.ko -nt $$d ]; then exit; fi && \
+	printf '  %-7s %s\n' PATCH "$(words $(patches)) patches on linux $(KREL)" && \
 	scripts/tree.sh $(CONFIG) $(KTREE) && \
 	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
@@ -68,7 +71,7 @@ $(modules) &: $(patches) $(wildcard kernel-patches) scripts/tree.sh $(CONFIG)
 # in git; its first line names the kernel it was made for.
 build/vmlinux.h: $(KMOD)/kvm.ko
 	$(say) GEN $@
-	$(Q){ echo "/* Types of linux $(KVER) with kvm_ext; made by make vmlinux.h-update */"; \
+	$(Q)exec 9>$(KTREE).lock && flock 9; { echo "/* Types of linux $(KVER) with kvm_ext; made by make vmlinux.h-update */"; \
 	$(BPFTOOL) btf dump file $< -B $(KTREE)/vmlinux format c; } > $@
 
 vmlinux.h-update: build/vmlinux.h

@@ -45,6 +45,7 @@ if [ "$(cat "$tree/.kvm_ext-base" 2>/dev/null)" != "$stamp" ]; then
 	cp -a "$hdr"/{.config,Module.symvers,vmlinux,arch,include} "$kbuild/." "$tree.tmp/"
 	cp -a "$KSRC/arch/x86/kvm" "$tree.tmp/arch/x86/"
 	cp -a "$KSRC/virt" "$tree.tmp/"
+	cp -a "$hdr/include/config/auto.conf" "$hdr/include/generated/autoconf.h" "$tree.tmp/"
 	chmod -R u+w "$tree.tmp"
 	printf '%s\n' "$stamp" >"$tree.tmp/.kvm_ext-base"
 	mv "$tree.tmp" "$tree"
@@ -84,3 +85,17 @@ for f in $(cat "$tree/.kvm_ext-touched"); do
 	fi
 done
 printf '%s\n' $files >"$tree/.kvm_ext-touched"
+
+# The headers packages carry the outcome of kconfig, not what it takes to run it.
+# Options that the series adds are for this build, so all of them are on.
+options=
+[ $# = 0 ] || options=$(sed -n 's/^+config \([A-Z0-9_]*\)$/\1/p' "$@" | sort -u)
+settle() {
+	{ cat "$tree/${2##*/}"; for o in $options; do printf "$1\n" "$o"; done; } >"$tmp/.settle"
+	cmp -s "$tmp/.settle" "$tree/$2" || cp "$tmp/.settle" "$tree/$2"
+}
+for o in $options; do
+	[ -e "$tree/include/config/$o" ] || : >"$tree/include/config/$o"
+done
+settle 'CONFIG_%s=y' include/config/auto.conf
+settle '#define CONFIG_%s 1' include/generated/autoconf.h
