@@ -10,6 +10,7 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk
 tree=build/series-$KREL
+unset MAKEFLAGS MFLAGS MAKELEVEL	# not the outer make's jobs
 passed=build/series.passed
 patches=(kernel-patches/*.patch)
 [ -e "${patches[0]}" ] || { echo "1..0 # SKIP no patches in kernel-patches/"; exit 0; }
