@@ -128,6 +128,19 @@ struct kvm_throttle_ops {
  */
 #define KVMEXT_ABOUT(text) KVMEXT_TAG("about=" text)
 
+/**
+ * kvmext_vm - key of a VM in a policy's maps
+ *
+ * Good until the VM ends, when its policy gets KVM_THROTTLE_LOG_STOP with no
+ * npages.  It takes the address of a member so that clang puts all of struct kvm
+ * into BTF: where it is but a forward declaration, as clang 14 has it in some
+ * policies, libbpf finds every kfunc that takes one incompatible.
+ */
+static __always_inline u64 kvmext_vm(struct kvm *kvm)
+{
+	return (u64)&kvm->mm;
+}
+
 /* May be called in every op of kvm_throttle_ops. */
 extern int kvm_throttle_mark(struct kvm *kvm, u32 vcpu_idx, bool on) __ksym;
 extern int kvm_throttle_stat(struct kvm *kvm, u32 vcpu_idx,

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * converge: make live migration converge, at the cost of the fewest vCPUs.
+ *
+ * A closed loop over migration rounds, learnt from the dirty log alone, so it
+ * works with any VMM.  When a round ends, its length and what it had to send
+ * give the link's rate.  If what there is to send now is not a given part
+ * (shrink) of what it was, the next round may only dirty that part: link rate
+ * times shrink, in pages a second.  The fewest vCPUs that hold the rest within
+ * it, largest first, share that rate; each is blocked at its page-write exits,
+ * just long enough to keep to its share.  All others run free.  If a round
+ * still comes out larger than it should, the rate is halved; no vCPU is blocked
+ * for more of its time than a ceiling.  Once what there is to send fits the
+ * downtime, nothing is tightened any more.
+ *
+ * A dirty ring shows no rounds: the VMM reaps it all the time.  There the rate
+ * starts at what the vCPUs dirty and comes down by a tenth part every so often,
+ * for as long as the migration goes on; tell it the link's rate (link) and it
+ * goes to link times shrink at once.
+ *
+ * For: migration of guests that dirty memory faster than the link takes it.
+ * Not for: guests whose writers must not be slowed down at all: use none, and
+ * let the migration end in a longer downtime, or post-copy.  With a dirty ring
+ * and memory that takes minutes to send, set link, or it throttles early.
+ */
+#include "kvmext.bpf.h"
+#include "rounds.bpf.h"
+
+char _license[] SEC("license") = "GPL";
+
+#define SEC_NS 1000000000ULL
+#define MSEC_NS 1000000ULL
+#define MIB_PAGES 256
+
+KVMEXT_PARAM(u32, downtime, 300, 1, 60000, "ms", "downtime that the migration was asked to keep to");
+KVMEXT_PARAM(u32, ceiling, 94, 0, 94, "%", "share of its time that a vCPU may be blocked");
+KVMEXT_PARAM(u32, shrink, 25, 1, 100, "%", "what there is to send after a round, of what there was before it");
+KVMEXT_PARAM(u32, link, 0, 0, 1000000, "MiB/s", "rate of the link; 0: learn it");
+KVMEXT_PARAM(u32, ramp, 30, 1, 90, "%", "dirty ring: how much the rate comes down each second");
+
+KVMEXT_COUNTER(u64, plans, "", "times it was decided whom to throttle");
+KVMEXT_COUNTER(u64, throttled, "vCPUs", "vCPUs throttled by the last of these");
+KVMEXT_COUNTER(u64, link_rate, "pages/s", "rate of the link, as last learnt");
+KVMEXT_COUNTER(u64, allowed, "pages/s", "what the throttled vCPUs may dirty together");
+KVMEXT_COUNTER(u64, to_send, "pages", "what there was to send when the last round began");
+KVMEXT_COUNTER(u64, tightened, "", "times a round was larger than it should be");
+
+/* vCPUs beyond are never throttled */
+#define MAX_VCPUS 128
+/* Shorter rounds tell nothing of the link: the VMM sends in bursts */
+#define LINK_MIN_NS (500 * MSEC_NS)
+/* What a vCPU saved up while it did not write is good for this long */
+#define BURST_NS (20 * MSEC_NS)
+/* A shorter block is not worth the trouble: let it add up */
+#define BLOCK_MIN_NS (2 * MSEC_NS)
+/* Ring: plan this often */
+#define TICK_NS SEC_NS
+/* Slower than this is standing still */
+#define RATE_MIN 64
+
+struct vcpu {
+	u64 seen; /* pages it had dirtied at the last plan */
+	u64 pages; /* pages it dirtied between the last two */
+	u64 charged; /* pages that due_ns accounts for */
+	u64 due_ns; /* when the pages dirtied so far are paid for */
+	u64 page_ns; /* price of a page; 0: free */
+	u64 blocked_ns; /* blocked by since_ns */
+	u64 since_ns; /* throttled since */
+	u64 selected; /* the plan throttles it */
+};
+
+struct vm {
+	struct rounds rounds;
+	u64 rate; /* of the link, pages/s; 0: not known */
+	u64 expect; /* what the round that runs should leave to send; 0: no say */
+	u64 tick_ns; /* ring: last plan */
+	u64 ring_rate; /* ring: allowed now, pages/s; 0: not yet */
+	u32 halvings; /* of the rate, as rounds came out too large */
+	u32 set; /* vCPUs that the plan throttles */
+	u64 others; /* pages of those that it does not */
+	struct vcpu vcpu[MAX_VCPUS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, struct vm);
+} vms SEC(".maps");
+
+/* Too large for the stack; all zero, and stays so */
+static const struct vm fresh;
+
+static __always_inline u32 nr_vcpus(struct kvm *kvm)
+{
+	u32 n = kvm_throttle_nr_vcpus(kvm);
+
+	return n < MAX_VCPUS ? n : MAX_VCPUS;
+}
+
+/* The guest's own writes, which is what can be held back */
+static __always_inline u64 written(const struct kvm_throttle_stat *stat)
+{
+	return stat->dirty[KVM_DIRTY_WRITE_FAULT] + stat->dirty[KVM_DIRTY_PML];
+}
+
+/* Take note of what each vCPU dirtied since the last time; return the sum */
+static __noinline u64 take_stock(struct kvm *kvm, struct vm *vm)
+{
+	struct kvm_throttle_stat stat;
+	u64 sum = 0, now;
+	u32 i;
+
+	bpf_for(i, 0, nr_vcpus(kvm)) {
+		struct vcpu *v;
+
+		if (i >= MAX_VCPUS || kvm_throttle_stat(kvm, i, &stat))
+			break;
+		v = &vm->vcpu[i];
+		now = written(&stat);
+		v->pages = now - v->seen;
+		v->seen = now;
+		sum += v->pages;
+	}
+	return sum;
+}
+
+static void set_price(struct kvm *kvm, struct vm *vm, u32 i, u64 page_ns)
+{
+	struct kvm_throttle_stat stat;
+	struct vcpu *v;
+
+	if (i >= MAX_VCPUS)
+		return;
+	v = &vm->vcpu[i];
+	if (page_ns && !v->page_ns && !kvm_throttle_stat(kvm, i, &stat)) {
+		v->charged = written(&stat);
+		v->blocked_ns = stat.blocked_ns;
+		v->since_ns = bpf_ktime_get_ns();
+		v->due_ns = v->since_ns;
+	}
+	v->page_ns = page_ns;
+	kvm_throttle_mark(kvm, i, page_ns);
+}
+
+/*
+ * Of those not selected yet, the vCPU with the most pages; MAX_VCPUS for none.
+ * Global, so that the verifier looks at its loop once and not once per caller.
+ */
+__noinline u32 largest(struct vm *vm __arg_nonnull, u32 n)
+{
+	u32 i, who = MAX_VCPUS;
+	u64 most = 0;
+
+	bpf_for(i, 0, n) {
+		if (i >= MAX_VCPUS)
+			break;
+		if (!vm->vcpu[i].selected && vm->vcpu[i].pages > most) {
+			most = vm->vcpu[i].pages;
+			who = i;
+		}
+	}
+	return who;
+}
+
+/*
+ * All vCPUs together may dirty @rate pages a second, when they dirtied @sum in
+ * the last @ns.  Throttle the fewest that will do: largest first, until what the
+ * others dirty leaves half of the rate to those that are throttled.
+ */
+static __noinline void plan(struct kvm *kvm, struct vm *vm, u64 sum, u64 ns, u64 rate)
+{
+	u32 n = nr_vcpus(kvm), i, k;
+	u64 page_ns, left;
+
+	if (rate < RATE_MIN)
+		rate = RATE_MIN;
+	if (ns < MSEC_NS)
+		ns = MSEC_NS;
+
+	/* Kept in the map: the verifier would follow every value on the stack */
+	vm->others = sum;
+	vm->set = 0;
+	bpf_for(i, 0, n) {
+		if (i < MAX_VCPUS)
+			vm->vcpu[i].selected = 0;
+	}
+	bpf_for(k, 0, n) {
+		if (vm->set && vm->others * SEC_NS / ns <= rate / 2)
+			break;
+		i = largest(vm, n);
+		if (i >= MAX_VCPUS)
+			break;
+		vm->vcpu[i].selected = 1;
+		vm->others -= vm->vcpu[i].pages;
+		vm->set++;
+	}
+
+	left = vm->others * SEC_NS / ns;
+	left = left < rate - RATE_MIN / 2 ? rate - left : RATE_MIN / 2;
+	page_ns = SEC_NS * (vm->set ?: 1) / left;
+
+	bpf_for(i, 0, n) {
+		if (i >= MAX_VCPUS)
+			break;
+		set_price(kvm, vm, i, vm->vcpu[i].selected ? page_ns : 0);
+	}
+
+	__sync_fetch_and_add(&plans, 1);
+	throttled = vm->set;
+	allowed = left;
+}
+
+static __noinline void release(struct kvm *kvm, struct vm *vm)
+{
+	u32 i;
+
+	bpf_for(i, 0, nr_vcpus(kvm))
+		set_price(kvm, vm, i, 0);
+	throttled = 0;
+}
+
+/* A round began, so what the one before came to is known */
+static __noinline void next_round(struct kvm *kvm, struct vm *vm,
+				  const struct kvm_throttle_round *ev)
+{
+	struct rounds *r = &vm->rounds;
+	u64 sum, fits, rate;
+
+	sum = take_stock(kvm, vm);
+	to_send = ev->dirty;
+	if (r->round < 2) {
+		release(kvm, vm);
+		vm->expect = 0;
+		vm->halvings = 0;
+		return;
+	}
+
+	if (link)
+		vm->rate = (u64)link * MIB_PAGES;
+	else if (r->last_ns >= LINK_MIN_NS || !vm->rate)
+		vm->rate = r->last_dirty * SEC_NS / (r->last_ns + 1);
+	if (!vm->rate)
+		vm->rate = 1;
+	link_rate = vm->rate;
+
+	/* What fits the downtime can go whenever the VMM wants */
+	fits = vm->rate * downtime / 1000;
+	if (ev->dirty <= fits) {
+		vm->expect = fits;
+		return;
+	}
+
+	if (vm->expect && ev->dirty > vm->expect + vm->expect / 4 + MIB_PAGES) {
+		if (vm->halvings < 8)
+			vm->halvings++;
+		__sync_fetch_and_add(&tightened, 1);
+	} else if (!vm->expect && ev->dirty <= r->last_dirty * shrink / 100) {
+		/* It converges by itself */
+		return;
+	}
+
+	vm->expect = ev->dirty * shrink / 100;
+	rate = (vm->rate * shrink / 100) >> (vm->halvings & 7);
+	plan(kvm, vm, sum, r->last_ns, rate);
+}
+
+/* A dirty ring was reaped */
+static __noinline void ring_tick(struct kvm *kvm, struct vm *vm, u64 now)
+{
+	u64 ns = now - vm->tick_ns, sum, rate;
+
+	if (!vm->tick_ns) {
+		take_stock(kvm, vm);
+		vm->tick_ns = now;
+		return;
+	}
+	if (ns < TICK_NS)
+		return;
+
+	sum = take_stock(kvm, vm);
+	vm->tick_ns = now;
+	rate = sum * SEC_NS / ns;
+	if (link) {
+		vm->ring_rate = (u64)link * MIB_PAGES * shrink / 100;
+	} else {
+		/* What they dirty is what to start from, also if that grows again */
+		if (!vm->ring_rate)
+			vm->ring_rate = rate;
+		vm->ring_rate -= vm->ring_rate * ramp / 100;
+	}
+	if (vm->ring_rate < MIB_PAGES / 2)
+		vm->ring_rate = MIB_PAGES / 2;
+	link_rate = (u64)link * MIB_PAGES;
+	plan(kvm, vm, sum, ns, vm->ring_rate);
+}
+
+SEC("struct_ops/round")
+void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *ev)
+{
+	u64 key = kvmext_vm(kvm);
+	struct vm *vm;
+
+	if (ev->event == KVM_THROTTLE_LOG_STOP && !ev->npages) {
+		bpf_map_delete_elem(&vms, &key);
+		return;
+	}
+
+	vm = bpf_map_lookup_elem(&vms, &key);
+	if (!vm) {
+		bpf_map_update_elem(&vms, &key, &fresh, BPF_NOEXIST);
+		vm = bpf_map_lookup_elem(&vms, &key);
+		if (!vm)
+			return;
+	}
+
+	switch (ev->event) {
+	case KVM_THROTTLE_LOG_START:
+		vm->rounds.logging++;
+		break;
+	case KVM_THROTTLE_LOG_STOP:
+		if (--vm->rounds.logging <= 0) {
+			release(kvm, vm);
+			bpf_map_delete_elem(&vms, &key);
+		}
+		break;
+	case KVM_THROTTLE_HARVEST:
+		if (rounds_harvest(&vm->rounds, ev))
+			next_round(kvm, vm, ev);
+		break;
+	case KVM_THROTTLE_RING_RESET:
+		ring_tick(kvm, vm, ev->now_ns);
+		break;
+	}
+}
+
+SEC("struct_ops/block")
+s64 BPF_PROG(converge_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	u32 i = vcpu->vcpu_idx;
+	u64 now = bpf_ktime_get_ns(), pages, price, took;
+	struct kvm_throttle_stat stat;
+	u64 key = kvmext_vm(kvm);
+	struct vcpu *v;
+	struct vm *vm;
+
+	vm = bpf_map_lookup_elem(&vms, &key);
+	if (!vm || i >= MAX_VCPUS)
+		return 0;
+	v = &vm->vcpu[i];
+	price = v->page_ns;
+	if (!price || kvm_throttle_stat(kvm, i, &stat))
+		return 0;
+
+	/* Pages are paid for in time, each its price; no more than a bit in advance */
+	pages = written(&stat);
+	if (v->due_ns + BURST_NS < now)
+		v->due_ns = now - BURST_NS;
+	v->due_ns += (pages - v->charged) * price;
+	v->charged = pages;
+	if (v->due_ns < now + BLOCK_MIN_NS)
+		return 0;
+
+	took = now - v->since_ns;
+	if ((stat.blocked_ns - v->blocked_ns) * 100 >= took * ceiling + 100 * MSEC_NS) {
+		/* Debts are forgiven, or it would come to stand still later */
+		v->due_ns = now;
+		return 0;
+	}
+
+	return v->due_ns - now;
+}
+
+KVMEXT_ABOUT("makes live migration converge at the cost of the fewest vCPUs")
+SEC(".struct_ops.link")
+struct kvm_throttle_ops converge = {
+	.name = "converge",
+	.block = (void *)converge_block,
+	.round = (void *)converge_round,
+};

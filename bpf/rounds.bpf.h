@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What policies make of a VM's dirty-log events: migration rounds.
+ *
+ * A VMM harvests all memslots once a round, in an order of its own.  So a round
+ * begins when the largest memslot is harvested again.  Largest, as a VMM may
+ * harvest a small one, such as a frame buffer, also when nothing migrates.
+ */
+#ifndef __ROUNDS_BPF_H
+#define __ROUNDS_BPF_H
+
+#include "kvmext.bpf.h"
+
+/**
+ * struct rounds - one per VM, in a map
+ * @logging: memslots with a dirty log, as far as seen
+ * @slot: the one whose harvest begins a round
+ * @npages: its size, pages
+ * @round: rounds begun since logging began; 0: none yet
+ * @start_ns: when this one began, CLOCK_MONOTONIC
+ * @dirty: pages harvested in this one: what the VMM has to send in it
+ * @last_dirty: the same for the round before
+ * @last_ns: how long the round before took
+ */
+struct rounds {
+	s32 logging;
+	u32 slot;
+	u64 npages;
+	u64 round;
+	u64 start_ns;
+	u64 dirty;
+	u64 last_dirty;
+	u64 last_ns;
+};
+
+/**
+ * rounds_harvest - take in one KVM_THROTTLE_HARVEST event
+ *
+ * Return: true if a new round began with it; then last_dirty and last_ns are
+ * those of the round that ended, once @round is 2 or more.
+ */
+static __always_inline bool rounds_harvest(struct rounds *r, const struct kvm_throttle_round *ev)
+{
+	if (ev->npages > r->npages) {
+		r->npages = ev->npages;
+		r->slot = ev->slot;
+		r->round = 0;
+	}
+	if (ev->slot != r->slot) {
+		r->dirty += ev->dirty;
+		return false;
+	}
+	r->last_dirty = r->dirty;
+	r->last_ns = ev->now_ns - r->start_ns;
+	r->dirty = ev->dirty;
+	r->start_ns = ev->now_ns;
+	r->round++;
+	return true;
+}
+
+#endif /* __ROUNDS_BPF_H */
