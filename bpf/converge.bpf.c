@@ -299,7 +299,7 @@ static __noinline void ring_tick(struct kvm *kvm, struct vm *vm, u64 now)
 SEC("struct_ops/round")
 void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *ev)
 {
-	u64 key = kvmext_vm(kvm);
+	u64 key = (u64)kvm;
 	struct vm *vm;
 
 	if (ev->event == KVM_THROTTLE_LOG_STOP && !ev->npages) {
@@ -341,7 +341,7 @@ s64 BPF_PROG(converge_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	u32 i = vcpu->vcpu_idx;
 	u64 now = bpf_ktime_get_ns(), pages, price, took;
 	struct kvm_throttle_stat stat;
-	u64 key = kvmext_vm(kvm);
+	u64 key = (u64)kvm;
 	struct vcpu *v;
 	struct vm *vm;
 

@@ -128,25 +128,20 @@ struct kvm_throttle_ops {
  */
 #define KVMEXT_ABOUT(text) KVMEXT_TAG("about=" text)
 
-/**
- * kvmext_vm - key of a VM in a policy's maps
- *
- * Good until the VM ends, when its policy gets KVM_THROTTLE_LOG_STOP with no
- * npages.  It takes the address of a member so that clang puts all of struct kvm
- * into BTF: where it is but a forward declaration, as clang 14 has it in some
- * policies, libbpf finds every kfunc that takes one incompatible.
+/*
+ * kfuncs.  "volatile" is for clang 14: it gives the parameter a debug type of its
+ * own, and with it all of struct kvm.  Else a policy that meets struct kvm first
+ * in another struct gets but a forward declaration of it in its BTF, and libbpf
+ * calls the kfunc incompatible with the kernel's.
  */
-static __always_inline u64 kvmext_vm(struct kvm *kvm)
-{
-	return (u64)&kvm->mm;
-}
 
 /* May be called in every op of kvm_throttle_ops. */
-extern int kvm_throttle_mark(struct kvm *kvm, u32 vcpu_idx, bool on) __ksym;
-extern int kvm_throttle_stat(struct kvm *kvm, u32 vcpu_idx,
+extern int kvm_throttle_mark(volatile struct kvm *kvm, u32 vcpu_idx, bool on) __ksym;
+extern int kvm_throttle_stat(volatile struct kvm *kvm, u32 vcpu_idx,
 			     struct kvm_throttle_stat *stat__uninit) __ksym;
-extern u32 kvm_throttle_nr_vcpus(struct kvm *kvm) __ksym;
-extern void kvm_throttle_error(struct kvm *kvm, s64 code, const char *msg__str) __ksym;
+extern u32 kvm_throttle_nr_vcpus(volatile struct kvm *kvm) __ksym;
+extern void kvm_throttle_error(volatile struct kvm *kvm, s64 code,
+			       const char *msg__str) __ksym;
 
 /* May be called in SEC("syscall") programs. */
 extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;

@@ -47,7 +47,7 @@ static const struct vm fresh;
 SEC("struct_ops/round")
 void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *ev)
 {
-	u64 key = kvmext_vm(kvm);
+	u64 key = (u64)kvm;
 	bool harder;
 	struct vm *vm;
 	u32 i;
@@ -106,7 +106,7 @@ s64 BPF_PROG(uniform_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	u32 i = vcpu->vcpu_idx;
 	u64 now = bpf_ktime_get_ns(), ran, ns;
 	struct kvm_throttle_stat stat;
-	u64 key = kvmext_vm(kvm);
+	u64 key = (u64)kvm;
 	struct vm *vm;
 	u32 share;
 
