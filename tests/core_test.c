@@ -157,15 +157,6 @@ FIXTURE_TEARDOWN(core)
 	EXPECT_TRUE(WAIT(policies() == 0, 2000));
 }
 
-/* Guest loops of about so many ms on this VM. */
-static uint64_t loops(FIXTURE_DATA(core) *self, int ms)
-{
-	uint64_t n = vm_loops(self->cpu, ms * 1000);
-
-	harvest(&self->vm);
-	return n;
-}
-
 static struct bpf_link *attached(struct bpf_map *map, int *err)
 {
 	struct bpf_link *link;
@@ -339,7 +330,7 @@ TEST_F_TIMEOUT(core, swap_1000_times, 120)
 	p[0]->k->answer = p[1]->k->answer = 100 * 1000;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	/* Some work between, so that both early and due asks are there. */
-	self->cpu->box->pause = loops(self, 1) / 4;
+	self->cpu->box->pause = vm_ticks_per_ms() / 4;
 	p[0]->c->rounds = 0;
 	p[0]->c->dirtied[0] = p[0]->c->dirtied[2] = p[0]->c->asks = 0;
 	write = vcpu_num(self->pid, 0, "dirty_write") + vcpu_num(self->pid, 0, "dirty_pml");
@@ -542,7 +533,7 @@ TEST_F(core, loader_killed)
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 10));
 	EXPECT_EQ(10, harvest(&self->vm));
 
-	snprintf(pin, sizeof(pin), "/sys/fs/bpf/core_test.%d", self->pid);
+	snprintf(pin, sizeof(pin), "/sys/fs/bpf/core_test_%d", self->pid);
 	pid = loader(pin, "pinned");
 	ASSERT_LT(0, pid);
 	calls = policy_num("pinned", "calls");
@@ -751,7 +742,10 @@ static void expect_stock(struct __test_metadata *_metadata, FIXTURE_DATA(core) *
 	self->cpu->box->value = dirtied * 1000 + 1;
 	EXPECT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 100));
 	EXPECT_EQ(0, vm_wrong_pages(&self->vm, 0, 100, dirtied * 1000 + 1));
-	EXPECT_EQ(100, harvest(&self->vm));
+	EXPECT_LE(100, harvest(&self->vm));
+	/* The last page may be the steal time's. */
+	self->vm.bitmap[(PAGES - 1) / 64] &= ~(1ULL << (PAGES - 1) % 64);
+	EXPECT_EQ(100, vm_popcount(self->vm.bitmap, PAGES));
 	EXPECT_EQ(dirtied, probe_dirtied(&self->a));
 	EXPECT_EQ(asks, self->a.c->asks);
 	EXPECT_EQ(rounds, self->a.c->rounds);
@@ -861,7 +855,7 @@ TEST_F(core, negative_answers)
 
 	ASSERT_EQ(0, probe_up(a, "negative", self->pid, 0));
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	self->cpu->box->pause = loops(self, 2);
+	self->cpu->box->pause = 3 * vm_ticks_per_ms();
 	a->c->asks = 0;
 	a->k->answer = -1;
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, n));
@@ -895,7 +889,7 @@ TEST_F_TIMEOUT(core, slow_ops, 60)
 	struct probe *a = &self->a;
 	char text[256];
 
-	self->cpu->box->pause = loops(self, 2);
+	self->cpu->box->pause = 3 * vm_ticks_per_ms();
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
 		uint64_t calls = 0;
 
@@ -1088,9 +1082,9 @@ TEST_F(module, stays_while_attached)
 	ASSERT_EQ(0, unload(vendor));
 	EXPECT_EQ(-EWOULDBLOCK, unload("kvm"));
 	ASSERT_TRUE(loaded("kvm"));
-	EXPECT_TRUE(policy_is("holder", "active"));
-	/* It holds for VMs of the module's second life. */
+	/* It holds for VMs of the vendor module's second life. */
 	ASSERT_EQ(0, load(file));
+	EXPECT_TRUE(policy_is("holder", "active"));
 	ASSERT_EQ(0, vm_create(&vm, 1, PAGES, VM_LOG));
 	p.c->dirtied[0] = p.c->dirtied[2] = 0;
 	ASSERT_EQ(0, cpu_do(vm.cpu, OP_WRITE, 0, 10));

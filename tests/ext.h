@@ -47,9 +47,10 @@ struct ops_head {
 /* Poll until @cond holds or @ms are over; whether it holds. */
 #define WAIT(cond, ms) ({					\
 	uint64_t __end = now_ns() + (ms) * MS;			\
-	while (!(cond) && now_ns() < __end)			\
+	bool __is;						\
+	while (!(__is = (cond)) && now_ns() < __end)		\
 		sleep_ms(1);					\
-	(cond);							\
+	__is;							\
 })
 
 /* --- libbpf's words, kept for the tests that want to know the reason ------- */
@@ -198,26 +199,26 @@ static inline __u64 probe_dirtied(struct probe *p)
 
 /* --- marks: by the program that the tool uses ------------------------------ */
 
-/* Loaded for each call: a mark is rare, and a test may be a forked child. */
+/* Loaded once: a mark that ends a block is to be quick. */
 static inline int ext_mark(pid_t pid, __u32 vcpu, bool on)
 {
 	struct { __u32 pid, vcpu, on; } args = { pid, vcpu, on };
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &args, .ctx_size_in = sizeof(args));
-	struct bpf_object *obj = ext_open("../bpf/mark.bpf.o");
-	struct bpf_program *prog;
+	static struct bpf_program *prog;
 	int ret;
 
-	if (!obj)
-		return -ENOENT;
-	ret = bpf_object__load(obj);
-	if (!ret) {
+	if (!prog) {
+		struct bpf_object *obj = ext_open("../bpf/mark.bpf.o");
+
+		if (!obj)
+			return -ENOENT;
+		ret = bpf_object__load(obj);
+		if (ret)
+			return ret;
 		prog = bpf_object__find_program_by_name(obj, "mark");
-		ret = bpf_prog_test_run_opts(bpf_program__fd(prog), &opts);
-		if (!ret)
-			ret = (int)opts.retval;
 	}
-	bpf_object__close(obj);
-	return ret;
+	ret = bpf_prog_test_run_opts(bpf_program__fd(prog), &opts);
+	return ret ?: (int)opts.retval;
 }
 
 /* --- the state file -------------------------------------------------------- */

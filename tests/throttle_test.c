@@ -20,7 +20,7 @@ FIXTURE(throttle)
 	struct probe p;
 	pid_t pid;
 	int kmsg;
-	uint64_t ms;		/* guest loops that take about one */
+	uint64_t ms;		/* TSC ticks in one */
 	uint64_t next;		/* page that was not written since the last harvest */
 	volatile bool quit;
 	pthread_t harvester;
@@ -38,8 +38,7 @@ FIXTURE_SETUP(throttle)
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
 	self->cpu = self->vm.cpu;
 	ASSERT_EQ(0, vm_warm(&self->vm));
-	self->ms = vm_loops(self->cpu, 1000);
-	ASSERT_EQ(0, harvest(&self->vm));
+	self->ms = vm_ticks_per_ms();
 	ASSERT_EQ(0, probe_up(&self->p, "probe", self->pid, 0)) {
 		TH_LOG("%s", ext_log);
 	}
@@ -107,7 +106,7 @@ TEST_F(throttle, only_writes_of_marked_vcpus)
 	EXPECT_EQ(0, stat_of(self, 1, "marked"));
 
 	/* 20 writes of the unmarked one, with as much work between as below */
-	cpu[0].box->pause = cpu[1].box->pause = 3 * self->ms;
+	cpu[0].box->pause = cpu[1].box->pause = 5 * self->ms;
 	t = now_ns();
 	ASSERT_EQ(0, cpu_do(&cpu[1], OP_WRITE, 100, 20));
 	t_other = now_ns() - t;
@@ -124,7 +123,7 @@ TEST_F(throttle, only_writes_of_marked_vcpus)
 	t = now_ns();
 	ASSERT_EQ(0, cpu_do(&cpu[0], OP_WRITE, 0, 20));
 	t_write = now_ns() - t;
-	/* 3 ms of run before each, more than the least: each is asked, each blocks. */
+	/* 5 ms of run before each, more than the least: each is asked, each blocks. */
 	EXPECT_EQ(20, c->asks);
 	EXPECT_EQ(20, c->asks_cpu[0]);
 	EXPECT_EQ(20, probe_dirtied(&self->p));
@@ -161,7 +160,7 @@ TEST_F(throttle, answer_zero_is_no_block)
 
 	self->p.k->answer = 0;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	cpu[0].box->pause = 2 * self->ms;
+	cpu[0].box->pause = 4 * self->ms;
 	ASSERT_EQ(0, cpu_do(cpu, OP_WRITE, 0, 20));
 	EXPECT_EQ(20, self->p.c->asks);
 	EXPECT_EQ(0, stat_of(self, 0, "blocks"));
@@ -199,7 +198,7 @@ TEST_F(throttle, longest_block)
 
 	self->p.k->answer = 5000 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	self->cpu->box->pause = 12 * self->ms;
+	self->cpu->box->pause = 20 * self->ms;
 	t = now_ns();
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 3));
 	t = now_ns() - t;
@@ -335,7 +334,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	ASSERT_LE(0, harvest(vm));
 
 	/* Run long enough that a block is due, then write one page. */
-	cpu->box->pause = 12 * self->ms;
+	cpu->box->pause = 15 * self->ms;
 	ASSERT_EQ(0, cpu_do(cpu, OP_READ, 0, 1));
 	cpu->box->pause = 0;
 	cpu_set(cpu, OP_WRITE, 7, 1, 1);
@@ -400,7 +399,12 @@ static uint64_t best_of(struct __test_metadata *_metadata, FIXTURE_DATA(throttle
 	for (int i = 0; i < 6; i++) {
 		uint64_t ns = act_in_block(_metadata, self, act, other);
 
-		EXPECT_EQ(want, self->cpu->ret);
+		/*
+		 * Without memory the write is MMIO, unless it came in before
+		 * the slot was gone.  Too late, an act may have been for nothing.
+		 */
+		if (ns && !(want == KVM_EXIT_MMIO && !self->cpu->ret))
+			EXPECT_EQ(want, self->cpu->ret);
 		/* A signalled or cut-off op has its rest to do. */
 		if (self->cpu->ret && act != ACT_DELETE && act != ACT_MOVE)
 			EXPECT_EQ(0, cpu_run(self->cpu));
@@ -490,7 +494,8 @@ TEST_F(throttle, kill_switch_ends_a_block)
 TEST_F(throttle, cancel_ends_a_block)
 {
 	EXPECT_GT(SOON, best_of(_metadata, self, ACT_LOG_OFF, NULL, 0));
-	EXPECT_LE(1, stat_of(self, 0, "ended_off"));
+	/* The change of the slot may have kicked the vCPU first. */
+	EXPECT_LE(1, stat_of(self, 0, "ended_off") + stat_of(self, 0, "ended_kick"));
 }
 
 TEST_F(throttle, memslot_deleted_under_a_block)
@@ -581,7 +586,7 @@ TEST_F(throttle, blocked_time_is_steal_time)
 	uint64_t before, idle, stolen, blocked, t;
 
 	ASSERT_EQ(0, cpu_steal(cpu, STEAL_PAGE));
-	cpu->box->pause = 4 * self->ms;
+	cpu->box->pause = 8 * self->ms;
 	/* The first write into the page is after the first run. */
 	for (int i = 0; i < 2; i++)
 		ASSERT_EQ(0, cpu_do(cpu, OP_READ, 0, 1));
@@ -677,7 +682,7 @@ TEST_F(throttle, kfuncs_tell_the_truth)
 	volatile struct probe_counts *c = self->p.c;
 
 	self->p.k->answer = 10 * MS;
-	self->cpu->box->pause = 2 * self->ms;
+	self->cpu->box->pause = 4 * self->ms;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 4));
 	ASSERT_EQ(4, harvest(&self->vm));
@@ -824,11 +829,11 @@ TEST_F(account, throttle_works)
 	uint64_t ms, t;
 
 	ASSERT_EQ(0, vm_warm(vm));
-	ms = vm_loops(vm->cpu, 1000);
+	ms = vm_ticks_per_ms();
 	self->p.k->answer = 20 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	self->p.c->asks = 0;
-	vm->cpu[0].box->pause = vm->cpu[1].box->pause = 3 * ms;
+	vm->cpu[0].box->pause = vm->cpu[1].box->pause = 5 * ms;
 	t = now_ns();
 	ASSERT_EQ(0, cpu_do(&vm->cpu[0], OP_WRITE, 0, 10));
 	t = now_ns() - t;

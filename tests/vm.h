@@ -75,7 +75,7 @@ struct vm_box {
 	volatile uint64_t first;	/* page of the memory under test */
 	volatile uint64_t count;	/* pages a round */
 	volatile uint64_t rounds;	/* 0: until @stop */
-	volatile uint64_t pause;	/* loops between two accesses */
+	volatile uint64_t pause;	/* ticks of the TSC between two accesses */
 	volatile uint64_t seed;
 	volatile uint64_t value;	/* page p gets value + p */
 	volatile uint64_t progress;	/* accesses (or loops) done */
@@ -145,6 +145,13 @@ static inline void sleep_ms(unsigned int ms)
 
 extern const char __start_guest_text[], __stop_guest_text[];
 
+/* A macro, as a function for the host is not inlined into one for the guest. */
+#define vm_rdtsc() ({							\
+	uint32_t __lo, __hi;						\
+	asm volatile("rdtsc" : "=a"(__lo), "=d"(__hi));			\
+	(uint64_t)__hi << 32 | __lo;					\
+})
+
 static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 {
 	for (;;) {
@@ -177,8 +184,12 @@ static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 				else
 					(void)*p;
 				box->progress++;
-				for (uint64_t n = box->pause; n; n--)
-					asm volatile("" ::: "memory");
+				if (box->pause) {
+					uint64_t start = vm_rdtsc();
+
+					while (vm_rdtsc() - start < box->pause)
+						;
+				}
 			}
 		}
 		box->done++;
@@ -683,23 +694,17 @@ static inline size_t vm_wrong_pages(struct vm *vm, size_t first, size_t count, u
 	return wrong;
 }
 
-/* Guest loops (@pause) that take about @us: measured on an idle vCPU. */
-static inline uint64_t vm_loops(struct vm_cpu *cpu, uint64_t us)
+/*
+ * Ticks of the TSC in a millisecond.  Measured: an emulator's idea of its rate
+ * may be wrong.
+ */
+static inline uint64_t vm_ticks_per_ms(void)
 {
-	uint64_t n = 1000, t;
+	uint64_t t = now_ns(), tsc = vm_rdtsc();
 
-	for (;;) {
-		cpu->box->pause = n;
-		t = now_ns();
-		if (cpu_do(cpu, OP_READ, 0, 1))
-			return 0;
-		t = now_ns() - t;
-		if (t > 20000000 || n > 1ULL << 40)
-			break;
-		n *= 2;
-	}
-	cpu->box->pause = 0;
-	return n * (us * 1000.0 / t) + 1;
+	sleep_ms(20);
+	tsc = vm_rdtsc() - tsc;
+	return tsc * 1000000 / (now_ns() - t);
 }
 
 #endif /* __TESTS_VM_H */

@@ -13,6 +13,16 @@ char _license[] SEC("license") = "GPL";
 volatile struct probe_knobs knobs SEC(".data") = {};
 struct probe_counts counts SEC(".bss") = {};
 
+/*
+ * An element of an array whose size is a power of two.  clang may test one
+ * register and use another; this the verifier can follow.
+ */
+#define AT(array, i) (*({							\
+	u64 __i = (i);							\
+	barrier_var(__i);						\
+	&(array)[__i & (sizeof(array) / sizeof((array)[0]) - 1)];	\
+}))
+
 static long until(u32 i, u64 *end)
 {
 	return bpf_ktime_get_ns() >= *end;
@@ -44,13 +54,13 @@ void BPF_PROG(probe_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u3
 	u64 page = gfn - knobs.base;
 
 	if (source < 4)
-		__sync_fetch_and_add(&counts.dirtied[source], 1);
+		__sync_fetch_and_add(&AT(counts.dirtied, source), 1);
 	else
 		__sync_fetch_and_add(&counts.other_source, 1);
 	if (id < PROBE_CPUS)
-		__sync_fetch_and_add(&counts.dirtied_cpu[id], 1);
+		__sync_fetch_and_add(&AT(counts.dirtied_cpu, id), 1);
 	if (page < PROBE_PAGES)
-		__sync_fetch_and_add(&counts.page[page], 1);
+		__sync_fetch_and_add(&AT(counts.page, page), 1);
 	else
 		__sync_fetch_and_add(&counts.outside, 1);
 	burn(PROBE_IN_DIRTIED);
@@ -68,9 +78,9 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	u32 id = vcpu->vcpu_id;
 	u64 rnd;
 
-	counts.ask_ns[n % PROBE_ASKS] = bpf_ktime_get_ns();
+	AT(counts.ask_ns, n) = bpf_ktime_get_ns();
 	if (id < PROBE_CPUS)
-		__sync_fetch_and_add(&counts.asks_cpu[id], 1);
+		__sync_fetch_and_add(&AT(counts.asks_cpu, id), 1);
 	burn(PROBE_IN_BLOCK);
 	raise_error(kvm, PROBE_IN_BLOCK);
 	if (knobs.how != PROBE_FIXED) {
@@ -79,6 +89,8 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 		answer = rnd >> (bpf_get_prandom_u32() & 63);
 		if (knobs.how == PROBE_RANDOM)
 			answer = (u64)answer & ~(1ULL << 63);
+		else if (rnd & 1)
+			answer = -answer;
 	}
 	if (answer > 0)
 		__sync_fetch_and_add(&counts.answered, answer);
@@ -88,18 +100,18 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 SEC("struct_ops/round")
 void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *round)
 {
-	u64 n = __sync_fetch_and_add(&counts.rounds, 1) % PROBE_EVENTS;
+	struct probe_round *seen = &AT(counts.round, __sync_fetch_and_add(&counts.rounds, 1));
 	struct kvm_throttle_stat st = {};
-	u32 i;
+	u32 event = round->event, i;
 
-	counts.round[n].now_ns = round->now_ns;
-	counts.round[n].dirty = round->dirty;
-	counts.round[n].npages = round->npages;
-	counts.round[n].slot = round->slot;
-	counts.round[n].event = round->event;
-	if (round->event < 4) {
-		__sync_fetch_and_add(&counts.events[round->event], 1);
-		__sync_fetch_and_add(&counts.event_dirty[round->event], round->dirty);
+	seen->now_ns = round->now_ns;
+	seen->dirty = round->dirty;
+	seen->npages = round->npages;
+	seen->slot = round->slot;
+	seen->event = round->event;
+	if (event < 4) {
+		__sync_fetch_and_add(&AT(counts.events, event), 1);
+		__sync_fetch_and_add(&AT(counts.event_dirty, event), round->dirty);
 	}
 
 	burn(PROBE_IN_ROUND);
