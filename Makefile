@@ -129,6 +129,8 @@ TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Itests -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
 test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
+# Programs that tests use, no tests themselves.
+test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c))
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)
@@ -138,9 +140,9 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(TEST_CFLAGS) -MMD -MP -MT $@ -MF $@.d $< -o $@ $(LIBBPF_A) -lelf -lz -lpthread
 
--include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/bpf/*.d)
+-include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
 
-# `make test TESTS='a b'` runs only those; names as in tests/ and scripts/check-*.
+# `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
 test: all
 	$(Q)scripts/run-tests.py $(if $(VERBOSE),-v) $(TESTS)
 
