@@ -245,8 +245,8 @@ static int read_table(struct object *o, const struct btf *btf)
 	uint32_t off, size, vm_off, vm_size;
 	const struct bpf_map *ops = NULL;
 	struct bpf_map *map;
-	const char *ops_name, *data;
-	size_t ops_size;
+	const char *ops_name, *flavour, *data;
+	size_t ops_size, len;
 	int n = 0, type;
 
 	bpf_object__for_each_map(map, o->obj) {
@@ -274,8 +274,11 @@ static int read_table(struct object *o, const struct btf *btf)
 	o->ops_type = btf__type_by_id(btf, type);
 	o->about = btf_tag(btf, vsi->type, "about");
 	ops_name = btf__str_by_offset(btf, o->ops_type->name_off);
+	/* As libbpf does: what follows "___" only tells types of one name apart. */
+	flavour = strstr(ops_name, "___");
+	len = flavour ? (size_t)(flavour - ops_name) : strlen(ops_name);
 	for (int i = 0; i < nr_tables; i++)
-		if (!strcmp(tables[i].ops, ops_name))
+		if (strlen(tables[i].ops) == len && !strncmp(tables[i].ops, ops_name, len))
 			o->table = &tables[i];
 	if (!o->table)
 		return fail(E_OBJECT, "kvmext takes kvm_throttle_ops",
@@ -471,7 +474,7 @@ static bool op_sleeps(const struct object *o, const char *op)
 static int load_error(const struct object *o, int err)
 {
 	static const char rebuild[] = "build it with this kernel's vmlinux.h";
-	char *prog = log_word("prog '", "'"), *line, *word;
+	char *prog = log_word("prog '", "'"), *line, *word, *what;
 
 	if (strstr(log_text(), "not found in kernel or module BTFs")) {
 		word = log_word("extern (func ksym) '", "'");
@@ -487,10 +490,12 @@ static int load_error(const struct object *o, int err)
 	}
 	line = log_line("failed to resolve CO-RE relocation");
 	if (line) {
-		word = log_word("failed to resolve CO-RE relocation ", "\n");
+		/* "<byte_off> [8] struct kvm_vcpu.x (0:0 @ offset 0)" */
+		word = log_word("failed to resolve CO-RE relocation ", "\n(");
+		what = strstr(word, "] ");
 		return fail(E_OBJECT, rebuild,
-			    "%s is built for another kernel: '%s' uses what is not here: %s",
-			    o->path, prog ? prog : "?", word);
+			    "%s is built for another kernel: '%s' uses %s, which is not here",
+			    o->path, prog ? prog : "?", what ? what + 2 : word);
 	}
 	if (strstr(log_text(), "isn't referenced anywhere"))
 		return fail(E_OBJECT, "name it in the table, or remove it",

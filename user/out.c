@@ -168,7 +168,7 @@ char *duration(uint64_t ns)
 		return str("%lu ns", ns);
 	if (ns < 10000000)
 		return str("%.1f us", ns / 1e3);
-	if (ns < 10000000000ull)
+	if (ns < 1000000000ull)
 		return str("%.1f ms", ns / 1e6);
 	if (ns < 600000000000ull)
 		return str("%.1f s", ns / 1e9);

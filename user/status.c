@@ -50,12 +50,29 @@ static uint64_t dirty(const struct rec *r)
 	       rec_u64(r, "dirty_host");
 }
 
-static const struct rec *find_vcpu(const struct state *st, uint64_t pid, uint64_t idx)
+/* A process may have several VMs; a VM's vCPUs follow it in the state file. */
+static const struct rec *next_vcpu(const struct state *st, const struct rec *r)
 {
-	for (int i = 0; i < st->n; i++)
-		if (rec_is(&st->rec[i], "vcpu") && rec_u64(&st->rec[i], "pid") == pid &&
-		    rec_u64(&st->rec[i], "idx") == idx)
-			return &st->rec[i];
+	r++;
+	return r < st->rec + st->n && rec_is(r, "vcpu") ? r : NULL;
+}
+
+/* The same vCPU in an earlier reading. */
+static const struct rec *find_vcpu(const struct state *before, const struct state *now,
+				   const struct rec *r)
+{
+	uint64_t pid = rec_u64(r, "pid"), idx = rec_u64(r, "idx");
+	int nth = 0;
+
+	for (const struct rec *p = now->rec; p < r; p++)
+		nth += rec_is(p, "vcpu") && rec_u64(p, "pid") == pid && rec_u64(p, "idx") == idx;
+	for (int i = 0; i < before->n; i++) {
+		const struct rec *p = &before->rec[i];
+
+		if (rec_is(p, "vcpu") && rec_u64(p, "pid") == pid && rec_u64(p, "idx") == idx &&
+		    !nth--)
+			return p;
+	}
 	return NULL;
 }
 
@@ -73,7 +90,7 @@ struct rate {
 
 static struct rate rate(const struct state *before, const struct state *now, const struct rec *r)
 {
-	const struct rec *b = find_vcpu(before, rec_u64(r, "pid"), rec_u64(r, "idx"));
+	const struct rec *b = find_vcpu(before, now, r);
 	double ns = now->read_ns - before->read_ns;
 	struct rate rt = {};
 
@@ -156,13 +173,9 @@ static void show_vm(const struct state *before, const struct state *now, const s
 					 "off",
 	       rec_str(vm, "harvests") ?: "-", rec_str(vm, "ring_resets") ?: "-",
 	       rec_str(vm, "last_dirty") ?: "-");
-	for (int i = 0; i < now->n; i++) {
-		const struct rec *r = &now->rec[i];
-		struct rate rt;
+	for (const struct rec *r = next_vcpu(now, vm); r; r = next_vcpu(now, r)) {
+		struct rate rt = rate(before, now, r);
 
-		if (!rec_is(r, "vcpu") || rec_u64(r, "pid") != pid)
-			continue;
-		rt = rate(before, now, r);
 		tbl_row(tbl, ARRAY_SIZE(cols), field(r, "id"), str("%s", yes(r, "marked")),
 			field(r, "blocks"), time_field(r, "blocked_ns"),
 			time_field(r, "longest_ns"),
@@ -222,13 +235,9 @@ static void json(const struct status_args *a, const struct state *before, const 
 		j_str("policy",
 		      strcmp(rec_str(vm, "policy") ?: "-", "-") ? rec_str(vm, "policy") : NULL);
 		j_open("vcpus", '[');
-		for (int k = 0; k < now->n; k++) {
-			const struct rec *r = &now->rec[k];
-			struct rate rt;
+		for (const struct rec *r = next_vcpu(now, vm); r; r = next_vcpu(now, r)) {
+			struct rate rt = rate(before, now, r);
 
-			if (!rec_is(r, "vcpu") || rec_u64(r, "pid") != rec_u64(vm, "pid"))
-				continue;
-			rt = rate(before, now, r);
 			j_open(NULL, '{');
 			rec_json(r, " pid marked ");
 			j_bool("marked", rec_u64(r, "marked"));

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A VM for the tests of the tool: two vCPUs, of which 0 writes page after page
+ * under dirty logging and 1 computes, until killed.
+ *
+ *   vmhold [NR_VMS]      prints "ready" when all of them run
+ */
+#include <stdio.h>
+
+#include "tests/vm.h"
+
+#define PAGES		256
+#define HARVEST_MS	50
+#define VMS_MAX		4
+
+static struct vm vms[VMS_MAX];
+
+static int start(struct vm *vm)
+{
+	int ret = vm_create(vm, 2, PAGES, VM_IRQCHIP | VM_LOG);
+
+	if (ret)
+		return ret;
+	/* Slow enough that the emulator has time for the tool too. */
+	vm->cpu[0].box->pause = 20000;
+	cpu_set(&vm->cpu[0], OP_WRITE, 0, PAGES, 0);
+	cpu_set(&vm->cpu[1], OP_SPIN, 0, 0, 0);
+	return cpu_start(&vm->cpu[0]) ?: cpu_start(&vm->cpu[1]);
+}
+
+int main(int argc, char **argv)
+{
+	int n = argc > 1 ? atoi(argv[1]) : 1;
+
+	if (n < 1 || n > VMS_MAX)
+		return 2;
+	for (int i = 0; i < n; i++) {
+		int ret = start(&vms[i]);
+
+		if (ret) {
+			fprintf(stderr, "vmhold: cannot start a VM: %s\n", strerror(-ret));
+			return 1;
+		}
+	}
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		sleep_ms(HARVEST_MS);
+		for (int i = 0; i < n; i++) {
+			int ret = vm_harvest(&vms[i]);
+
+			if (ret < 0) {
+				fprintf(stderr, "vmhold: cannot harvest: %s\n", strerror(-ret));
+				return 1;
+			}
+		}
+	}
+}
