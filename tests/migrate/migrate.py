@@ -362,6 +362,13 @@ def shares(samples):
     return whole, worst
 
 
+def stalls(samples):
+    """How often the host itself stood still: a vCPU thread has then had more CPU time between
+    two looks than time has passed, for what was lost before. Such a run measures its host."""
+    return sum(any((c - b) / (t1 - t0) > 1.3 for b, c in zip(before, after))
+               for (t0, before), (t1, after) in zip(samples, samples[1:]))
+
+
 def pct(x):
     return None if x is None else round(100 * x, 2)
 
@@ -500,6 +507,7 @@ def migrate(opt, vm, mode, progress, hook=None):
             row.update(v0_share=pct(whole[0]), v1_share=pct(whole[-1]),
                        v1_worst2s=pct(worst[-1]), shares=[pct(s) for s in whole],
                        worst2s=[pct(s) for s in worst])
+            row["stalls"] = stalls(samples)
             # ready to run, and another thread had the CPU: what the throttle did not do
             span = samples[-1][0] - samples[0][0]
             row["wait"] = [pct((b - a) / span) for a, b in zip(waited, vm.cpu_times(1))]
@@ -725,6 +733,8 @@ def describe(row):
         text += f", stopped at {row['ran_ms'] / 1000:.0f} s"
     text += (f", {row['rounds']} rounds, {row['sent_mib']} MiB sent; writer {row['v0_share']} %, "
              f"computing vCPU {row['v1_share']} % (worst 2 s {row['v1_worst2s']} %)")
+    if row.get("stalls"):
+        text += f"; NOISY, the host stood still {row['stalls']} times"
     if row.get("destination"):
         text += f"; at the destination: memory {row['destination'].get('memory', 'not checked')}"
     return text
