@@ -38,6 +38,8 @@ static void child_main(struct child *ch)
 	int n, ret;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Links and VMs of the parent are not this one's to keep alive. */
+	close_range(3, ~0U, 0);
 	vm_signals();
 	ret = vm_open(vm) ?: vm_warm(vm);
 	ctl->ready = ret ?: 1;
@@ -127,6 +129,12 @@ FIXTURE(core)
 	volatile unsigned long long pages, written;
 };
 
+/*
+ * Nothing here patches the kernel's text more often than it must while a vCPU
+ * runs: an emulated machine may run a piece of it that is there no more (its
+ * int3 then).  So no VM here has an interrupt controller: the first that had one,
+ * and the first that had none, would flip a static branch of KVM's.
+ */
 FIXTURE_SETUP(core)
 {
 	self->pid = getpid();
@@ -135,7 +143,7 @@ FIXTURE_SETUP(core)
 	ASSERT_EQ(0, policies());
 	ASSERT_EQ(0, ext_enable(true));
 	vm_signals();
-	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
+	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG));
 	self->cpu = self->vm.cpu;
 	ASSERT_EQ(0, vm_warm(&self->vm));
 }
@@ -351,7 +359,7 @@ TEST_F_TIMEOUT(core, swap_1000_times, 120)
 		left[(i - 1) & 1] = probe_dirtied(old) + old->c->asks + old->c->rounds;
 		/* Each is in charge for a while: half of them are given time. */
 		if (i & 2)
-			sleep_ms(1);
+			sleep_ms(2);
 	}
 	t = now_ns() - t;
 	self->quit = true;
@@ -453,6 +461,24 @@ TEST_F(core, vm_ends_while_attached)
 	probe_detach(a);
 	EXPECT_TRUE(policy_is("new", "active"));
 	vm_free(&vm2);
+}
+
+TEST_F(core, vcpu_that_comes_later)
+{
+	struct probe *a = &self->a;
+	struct vm_cpu *cpu = &self->vm.cpu[2];
+
+	ASSERT_EQ(0, probe_up(a, "later", self->pid, 0));
+	EXPECT_EQ(-ENOENT, ext_mark(self->pid, 2, true));
+	self->vm.ncpus = 3;
+	ASSERT_EQ(0, vm_add_cpu(&self->vm, 2));
+	ASSERT_EQ(0, ext_mark(self->pid, 2, true));
+	a->k->answer = MS;
+	ASSERT_EQ(0, cpu_do(cpu, OP_WRITE, 0, 1));
+	EXPECT_EQ(1, a->c->asks_cpu[2]);
+	EXPECT_EQ(1, vcpu_num(self->pid, 2, "blocks"));
+	EXPECT_EQ(1, harvest(&self->vm));
+	EXPECT_EQ(3, a->c->nr_vcpus);
 }
 
 TEST_F(core, killed_while_blocked)
@@ -561,7 +587,7 @@ TEST_F(core, kill_switch_under_load)
 	a->k->answer = 20 * MS;
 	ch->ctl->harvest_ms = 2;
 	child_go(ch, OP_WRITE, 0, 16, 0);
-	for (int i = 0; i < 10; i++) {
+	for (int i = 0; i < 4; i++) {
 		uint64_t progress;
 
 		asks = a->c->asks;
@@ -962,6 +988,157 @@ TEST_F_TIMEOUT(core, random_answers, 60)
 	EXPECT_LT(0, policy_num("random", "invalid"));
 	EXPECT_TRUE(policy_is("random", policy_num("random", "invalid") < 64 ? "active" :
 					"ejected"));
+}
+
+/* --- all at once ----------------------------------------------------------- */
+
+struct churn {
+	FIXTURE_DATA(core) *self;
+	struct probe *a, *b;
+	unsigned long long done, refused, wrong;
+	int err;		/* the last that was wrong */
+};
+
+static void churn_count(struct churn *c, int ret)
+{
+	/*
+	 * The kill switch may be thrown at the moment, and a child that was just
+	 * forked hold on to the last link.
+	 */
+	if (!ret)
+		c->done++;
+	else if (ret == -EPERM || ret == -EEXIST)
+		c->refused++;
+	else
+		c->wrong++, c->err = ret;
+}
+
+/* The place for one VM: attach, swap, detach. */
+static void *churn_attach(void *arg)
+{
+	struct churn *c = arg;
+
+	while (!c->self->quit) {
+		churn_count(c, probe_attach(c->a));
+		if (c->a->link)
+			churn_count(c, ext_update(c->a->link, c->b->ops));
+		probe_detach(c->a);
+	}
+	return NULL;
+}
+
+/* The place for all: always taken. */
+static void *churn_update(void *arg)
+{
+	struct churn *c = arg;
+
+	for (int i = 0; !c->self->quit; i++)
+		churn_count(c, ext_update(c->a->link, i & 1 ? c->a->ops : c->b->ops));
+	return NULL;
+}
+
+static void *churn_mark(void *arg)
+{
+	struct churn *c = arg;
+
+	for (int i = 0; !c->self->quit; i++) {
+		churn_count(c, ext_mark(c->self->pid, i & 1, true));
+		sleep_ms(7);
+		churn_count(c, ext_mark(c->self->pid, i & 1, false));
+	}
+	return NULL;
+}
+
+static void *churn_harvest(void *arg)
+{
+	struct churn *c = arg;
+
+	while (!c->self->quit) {
+		churn_count(c, harvest(&c->self->vm) < 0 ? -EIO : 0);
+		sleep_ms(3);
+	}
+	return NULL;
+}
+
+/*
+ * Policies for all and for one come, are swapped, ejected and go, the kill
+ * switch and marks flip and another VM is made and killed, while a guest writes.
+ */
+TEST_F_TIMEOUT(core, everything_at_once, 60)
+{
+	static void *(*const fn[])(void *) = {
+		churn_update, churn_attach, churn_mark, churn_harvest,
+	};
+	struct churn c[ARRAY_SIZE(fn)] = {};
+	struct probe p[4];
+	pthread_t thread[ARRAY_SIZE(fn)];
+	uint64_t end;
+	int vms = 0;
+
+	/* Loads the program for the threads. */
+	ASSERT_EQ(0, ext_mark(self->pid, 0, false));
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(0, probe_load(&p[i], i < 2 ? "all" : "one", i < 2 ? 0 : self->pid,
+					F_ANY_VCPU, PROBE_ALL));
+		p[i].k->answer = 5 * MS;
+		p[i].k->how = PROBE_RANDOM;
+	}
+	/* One of each pair gives up as soon as its round() is called. */
+	p[1].k->error_ops = p[3].k->error_ops = PROBE_IN_ROUND;
+	ASSERT_EQ(0, probe_attach(&p[0]));
+	self->quit = false;
+	for (int i = 0; i < 2; i++) {
+		cpu_set(&self->cpu[i], OP_WRITE, i * 256, 64, 0);
+		self->cpu[i].box->value = 99;
+		ASSERT_EQ(0, cpu_start(&self->cpu[i]));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fn); i++) {
+		c[i].self = self;
+		c[i].a = &p[i ? 2 : 0];
+		c[i].b = &p[i ? 3 : 1];
+		ASSERT_EQ(0, pthread_create(&thread[i], NULL, fn[i], &c[i]));
+	}
+	end = now_ns() + 6000 * MS;
+	while (now_ns() < end) {
+		ASSERT_EQ(0, child_start(&self->one, 1));
+		if (vms < 3) {
+			ext_enable(false);
+			sleep_ms(30);
+			ext_enable(true);
+		}
+		self->one.ctl->harvest_ms = 2;
+		child_go(&self->one, OP_WRITE, 0, 16, 0);
+		sleep_ms(50);
+		child_free(&self->one);
+		vms++;
+	}
+	self->quit = true;
+	for (size_t i = 0; i < ARRAY_SIZE(fn); i++)
+		pthread_join(thread[i], NULL);
+	TH_LOG("updated %llu, attached and updated %llu (%llu refused), marked %llu, harvested %llu, %d VMs",
+	       c[0].done, c[1].done, c[0].refused + c[1].refused, c[2].done, c[3].done, vms);
+	for (int i = 0; i < 2; i++) {
+		uint64_t before = self->cpu[i].box->progress;
+
+		EXPECT_TRUE(WAIT(self->cpu[i].box->progress > before, 2000));
+		EXPECT_EQ(0, cpu_stop(&self->cpu[i])) {
+			TH_LOG("%s", cpu_text(&self->cpu[i]));
+		}
+		EXPECT_EQ(0, vm_wrong_pages(&self->vm, i * 256, 64, 99));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fn); i++) {
+		EXPECT_EQ(0, c[i].wrong) {
+			TH_LOG("thread %zu: %d", i, c[i].err);
+		}
+		EXPECT_LT(8, c[i].done);
+	}
+	EXPECT_LE(2, vms);
+	for (int i = 0; i < 4; i++) {
+		EXPECT_LT(0, p[i].c->rounds + probe_dirtied(&p[i]));
+		probe_free(&p[i]);
+	}
+	EXPECT_EQ(0, policies());
+	EXPECT_TRUE(in_charge(self->pid, "-"));
 }
 
 /* --- tracepoints ----------------------------------------------------------- */

@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -586,6 +587,25 @@ static inline int cpu_run(struct vm_cpu *cpu)
 	if (cpu->run->exit_reason == KVM_EXIT_IO && cpu->run->io.port == VM_PORT_DONE)
 		return 0;
 	return cpu->run->exit_reason;
+}
+
+/* Where a vCPU is, for the log of a test that found it somewhere else. */
+static inline const char *cpu_text(struct vm_cpu *cpu)
+{
+	static char text[512];
+	struct kvm_regs r = {};
+	struct kvm_sregs s = {};
+	struct kvm_vcpu_events e = {};
+
+	ioctl(cpu->fd, KVM_GET_REGS, &r);
+	ioctl(cpu->fd, KVM_GET_SREGS, &s);
+	ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &e);
+	snprintf(text, sizeof(text),
+		 "vCPU %d, exit %d: rip %llx rsp %llx rdi %llx rax %llx rcx %llx rdx %llx rflags %llx cr0 %llx cr2 %llx cr3 %llx cr4 %llx efer %llx exception %d %d %x",
+		 cpu->id, cpu->run->exit_reason, r.rip, r.rsp, r.rdi, r.rax, r.rcx, r.rdx,
+		 r.rflags, s.cr0, s.cr2, s.cr3, s.cr4, s.efer, e.exception.nr,
+		 e.exception.injected, e.exception.error_code);
+	return text;
 }
 
 /* Set and run an op in this thread. */
