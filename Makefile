@@ -131,6 +131,9 @@ test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
 # Programs that tests use, no tests themselves.
 test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c))
+# The guest that migrates: an init, so static.
+test_progs += build/tests/migrate/guest
+build/tests/migrate/guest: TEST_CFLAGS += -static
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)

@@ -6,17 +6,17 @@
  * works with any VMM.  When a round ends, its length and what it had to send
  * give the link's rate.  If what there is to send now is not a given part
  * (shrink) of what it was, the next round may only dirty that part: link rate
- * times shrink, in pages a second.  The fewest vCPUs that hold the rest within
- * it, largest first, share that rate; each is blocked at its page-write exits,
- * just long enough to keep to its share.  All others run free.  If a round
- * still comes out larger than it should, the rate is halved; no vCPU is blocked
- * for more of its time than a ceiling.  Once what there is to send fits the
- * downtime, nothing is tightened any more.
+ * times shrink, in pages a second.  The fewest vCPUs that can bring it down to
+ * that, largest first, share what the others leave of it; each is blocked at its
+ * page-write exits, just long enough to keep to its share.  All others run free.
+ * If a round still comes out larger than it should, the rate is halved; no vCPU
+ * is blocked for more of its time than a ceiling.  Once what there is to send
+ * fits the downtime, nothing is tightened any more.
  *
  * A dirty ring shows no rounds: the VMM reaps it all the time.  There the rate
- * starts at what the vCPUs dirty and comes down by a tenth part every so often,
- * for as long as the migration goes on; tell it the link's rate (link) and it
- * goes to link times shrink at once.
+ * starts at what the vCPUs dirty and comes down second by second (ramp) to what
+ * the ceiling allows twice over, for as long as the migration goes on; tell it
+ * the link's rate (link) and it goes to link times shrink at once.
  *
  * For: migration of guests that dirty memory faster than the link takes it.
  * Not for: guests whose writers must not be slowed down at all: use none, and
@@ -60,7 +60,8 @@ KVMEXT_COUNTER(u64, tightened, "", "times a round was larger than it should be")
 
 struct vcpu {
 	u64 seen; /* pages it had dirtied at the last plan */
-	u64 pages; /* pages it dirtied between the last two */
+	u64 rate; /* pages/s it dirtied between the last two */
+	u64 demand; /* pages/s it dirties if let, as far as known */
 	u64 charged; /* pages that due_ns accounts for */
 	u64 due_ns; /* when the pages dirtied so far are paid for */
 	u64 page_ns; /* price of a page; 0: free */
@@ -74,10 +75,11 @@ struct vm {
 	u64 rate; /* of the link, pages/s; 0: not known */
 	u64 expect; /* what the round that runs should leave to send; 0: no say */
 	u64 tick_ns; /* ring: last plan */
-	u64 ring_rate; /* ring: allowed now, pages/s; 0: not yet */
+	u64 ring_rate; /* ring: allowed now, pages/s; 0: not known yet */
 	u32 halvings; /* of the rate, as rounds came out too large */
 	u32 set; /* vCPUs that the plan throttles */
-	u64 others; /* pages of those that it does not */
+	u64 sum; /* pages/s that all vCPUs dirty if let */
+	u64 others; /* those of vCPUs that it lets */
 	struct vcpu vcpu[MAX_VCPUS];
 };
 
@@ -105,25 +107,26 @@ static __always_inline u64 written(const struct kvm_throttle_stat *stat)
 	return stat->dirty[KVM_DIRTY_WRITE_FAULT] + stat->dirty[KVM_DIRTY_PML];
 }
 
-/* Take note of what each vCPU dirtied since the last time; return the sum */
-static __noinline u64 take_stock(struct kvm *kvm, struct vm *vm)
+/* Take note of what each vCPU dirtied in the last @ns */
+static __noinline void take_stock(struct kvm *kvm, struct vm *vm, u64 ns)
 {
 	struct kvm_throttle_stat stat;
-	u64 sum = 0, now;
 	u32 i;
 
+	vm->sum = 0;
 	bpf_for(i, 0, nr_vcpus(kvm)) {
 		struct vcpu *v;
 
 		if (i >= MAX_VCPUS || kvm_throttle_stat(kvm, i, &stat))
 			break;
 		v = &vm->vcpu[i];
-		now = written(&stat);
-		v->pages = now - v->seen;
-		v->seen = now;
-		sum += v->pages;
+		v->rate = (written(&stat) - v->seen) * SEC_NS / (ns | 1);
+		v->seen = written(&stat);
+		/* One that is held back would like to do more than it does */
+		if (!v->page_ns || v->rate > v->demand)
+			v->demand = v->rate;
+		vm->sum += v->demand;
 	}
-	return sum;
 }
 
 static void set_price(struct kvm *kvm, struct vm *vm, u32 i, u64 page_ns)
@@ -145,7 +148,7 @@ static void set_price(struct kvm *kvm, struct vm *vm, u32 i, u64 page_ns)
 }
 
 /*
- * Of those not selected yet, the vCPU with the most pages; MAX_VCPUS for none.
+ * Of those not selected yet, the vCPU that dirties most; MAX_VCPUS for none.
  * Global, so that the verifier looks at its loop once and not once per caller.
  */
 __noinline u32 largest(struct vm *vm __arg_nonnull, u32 n)
@@ -156,8 +159,8 @@ __noinline u32 largest(struct vm *vm __arg_nonnull, u32 n)
 	bpf_for(i, 0, n) {
 		if (i >= MAX_VCPUS)
 			break;
-		if (!vm->vcpu[i].selected && vm->vcpu[i].pages > most) {
-			most = vm->vcpu[i].pages;
+		if (!vm->vcpu[i].selected && vm->vcpu[i].demand > most) {
+			most = vm->vcpu[i].demand;
 			who = i;
 		}
 	}
@@ -165,40 +168,39 @@ __noinline u32 largest(struct vm *vm __arg_nonnull, u32 n)
 }
 
 /*
- * All vCPUs together may dirty @rate pages a second, when they dirtied @sum in
- * the last @ns.  Throttle the fewest that will do: largest first, until what the
- * others dirty leaves half of the rate to those that are throttled.
+ * All vCPUs together may dirty @rate pages a second.  Throttle the fewest that,
+ * brought down as far as the ceiling allows, will do; largest first.  What is
+ * left over in the end is the guest's housekeeping, on vCPUs that are not in the
+ * way: to throttle these gains nothing.
  */
-static __noinline void plan(struct kvm *kvm, struct vm *vm, u64 sum, u64 ns, u64 rate)
+static __noinline void plan(struct kvm *kvm, struct vm *vm, u64 rate)
 {
-	u32 n = nr_vcpus(kvm), i, k;
-	u64 page_ns, left;
-
-	if (rate < RATE_MIN)
-		rate = RATE_MIN;
-	if (ns < MSEC_NS)
-		ns = MSEC_NS;
+	u32 n = nr_vcpus(kvm), least = 100 - ceiling, i, k;
+	u64 page_ns, left, floor;
 
 	/* Kept in the map: the verifier would follow every value on the stack */
-	vm->others = sum;
+	vm->others = vm->sum;
 	vm->set = 0;
 	bpf_for(i, 0, n) {
 		if (i < MAX_VCPUS)
 			vm->vcpu[i].selected = 0;
 	}
 	bpf_for(k, 0, n) {
-		if (vm->set && vm->others * SEC_NS / ns <= rate / 2)
+		/* At least one: in a long round pages dirtied again do not show */
+		if (vm->set &&
+		    (vm->others + (vm->sum - vm->others) * least / 100 <= rate ||
+		     vm->others <= vm->sum / 16))
 			break;
 		i = largest(vm, n);
 		if (i >= MAX_VCPUS)
 			break;
 		vm->vcpu[i].selected = 1;
-		vm->others -= vm->vcpu[i].pages;
+		vm->others -= vm->vcpu[i].demand;
 		vm->set++;
 	}
 
-	left = vm->others * SEC_NS / ns;
-	left = left < rate - RATE_MIN / 2 ? rate - left : RATE_MIN / 2;
+	floor = (vm->sum - vm->others) * least / 100 + RATE_MIN;
+	left = vm->others + floor < rate ? rate - vm->others : floor;
 	page_ns = SEC_NS * (vm->set ?: 1) / left;
 
 	bpf_for(i, 0, n) {
@@ -226,9 +228,9 @@ static __noinline void next_round(struct kvm *kvm, struct vm *vm,
 				  const struct kvm_throttle_round *ev)
 {
 	struct rounds *r = &vm->rounds;
-	u64 sum, fits, rate;
+	u64 fits;
 
-	sum = take_stock(kvm, vm);
+	take_stock(kvm, vm, r->last_ns);
 	to_send = ev->dirty;
 	if (r->round < 2) {
 		release(kvm, vm);
@@ -262,38 +264,35 @@ static __noinline void next_round(struct kvm *kvm, struct vm *vm,
 	}
 
 	vm->expect = ev->dirty * shrink / 100;
-	rate = (vm->rate * shrink / 100) >> (vm->halvings & 7);
-	plan(kvm, vm, sum, r->last_ns, rate);
+	plan(kvm, vm, (vm->rate * shrink / 100) >> (vm->halvings & 7));
 }
 
 /* A dirty ring was reaped */
 static __noinline void ring_tick(struct kvm *kvm, struct vm *vm, u64 now)
 {
-	u64 ns = now - vm->tick_ns, sum, rate;
+	u64 ns = now - vm->tick_ns, floor;
 
-	if (!vm->tick_ns) {
-		take_stock(kvm, vm);
-		vm->tick_ns = now;
-		return;
-	}
-	if (ns < TICK_NS)
+	if (vm->tick_ns && ns < TICK_NS)
 		return;
 
-	sum = take_stock(kvm, vm);
+	take_stock(kvm, vm, ns);
 	vm->tick_ns = now;
-	rate = sum * SEC_NS / ns;
+	/* The first look is since the vCPU was made, and says nothing */
+	if (ns == now)
+		return;
+
 	if (link) {
 		vm->ring_rate = (u64)link * MIB_PAGES * shrink / 100;
+		link_rate = (u64)link * MIB_PAGES;
 	} else {
-		/* What they dirty is what to start from, also if that grows again */
 		if (!vm->ring_rate)
-			vm->ring_rate = rate;
+			vm->ring_rate = vm->sum;
 		vm->ring_rate -= vm->ring_rate * ramp / 100;
+		floor = vm->sum * (100 - ceiling) * 2 / 100;
+		if (vm->ring_rate < floor)
+			vm->ring_rate = floor;
 	}
-	if (vm->ring_rate < MIB_PAGES / 2)
-		vm->ring_rate = MIB_PAGES / 2;
-	link_rate = (u64)link * MIB_PAGES;
-	plan(kvm, vm, sum, ns, vm->ring_rate);
+	plan(kvm, vm, vm->ring_rate);
 }
 
 SEC("struct_ops/round")

@@ -41,6 +41,9 @@ struct rounds {
  */
 static __always_inline bool rounds_harvest(struct rounds *r, const struct kvm_throttle_round *ev)
 {
+	/* Another address space (x86: SMM) is the same memory once more */
+	if (ev->slot >> 16)
+		return false;
 	if (ev->npages > r->npages) {
 		r->npages = ev->npages;
 		r->slot = ev->slot;

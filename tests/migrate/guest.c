@@ -31,7 +31,6 @@
  *   guest: memory ok|BAD ...               the answer to the byte 'v' on the serial line
  *   guest: error ...                       and then the guest halts
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
