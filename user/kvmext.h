@@ -378,6 +378,7 @@ void rec_json(const struct rec *r, const char *skip);
  * @link_id: of its link
  * @vm: 0 for every VM
  * @dir: where it is pinned, NULL if the tool did not load it
+ * @in_charge: the table pinned there is the one in force
  */
 struct policy {
 	char *instance;
@@ -385,6 +386,7 @@ struct policy {
 	uint32_t link_id;
 	uint32_t vm;
 	char *dir;
+	bool in_charge;
 };
 
 struct policies {
@@ -437,6 +439,8 @@ int pins_remove(const char *dir);
 /* pins_each - call @fn for each pinned instance until it returns non-zero */
 int pins_each(int (*fn)(const char *dir, const char *instance, void *arg), void *arg);
 int pins_get_link(const char *dir, struct bpf_link_info *info);
+/* pins_ops_id - id of the table pinned there; the link has it if that is in charge */
+uint32_t pins_ops_id(const char *dir);
 
 /* link_error - report why a link was not made or not updated */
 int link_error(const struct object *o, const char *doing, uint32_t vm, int err);

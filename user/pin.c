@@ -107,7 +107,7 @@ int pins_get_link(const char *dir, struct bpf_link_info *info)
 	return fd;
 }
 
-static uint32_t ops_id(const char *dir)
+uint32_t pins_ops_id(const char *dir)
 {
 	struct bpf_map_info info = {};
 	char *path = str("%s/ops", dir);
@@ -159,7 +159,7 @@ static int is_holder(const char *dir, const char *instance, void *arg)
 	if (fd < 0)
 		return 0;
 	close(fd);
-	h->found = info.id == h->link_id && info.struct_ops.map_id == ops_id(dir);
+	h->found = info.id == h->link_id && info.struct_ops.map_id == pins_ops_id(dir);
 	return h->found;
 }
 
@@ -191,7 +191,7 @@ static int repair(const char *dir, const char *instance, void *arg)
 		return 0;
 	}
 	close(fd);
-	in_charge = info.struct_ops.map_id == ops_id(dir);
+	in_charge = info.struct_ops.map_id == pins_ops_id(dir);
 	if (*instance == '~') {
 		if (in_charge)
 			finish(instance + 1);

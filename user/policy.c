@@ -26,8 +26,10 @@ static int match_pin(const char *dir, const char *instance, void *arg)
 		return 0;
 	close(fd);
 	for (int i = 0; i < ps->n; i++)
-		if (ps->p[i].link_id == info.id)
+		if (ps->p[i].link_id == info.id) {
 			ps->p[i].dir = str("%s", dir);
+			ps->p[i].in_charge = info.struct_ops.map_id == pins_ops_id(dir);
+		}
 	return 0;
 }
 
@@ -150,8 +152,8 @@ static void maps_of_table(const char *table, const char *val, int fds[VAR_KINDS]
 	}
 }
 
-/* The sections' maps, by way of link, table and programs. */
-static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
+/* The sections' maps and BTF of a policy that others pinned or hold. */
+static void maps_of_link(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
 {
 	char val[1024] = {};
 	struct bpf_map_info minfo = {};
@@ -159,26 +161,36 @@ static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *b
 	uint32_t len = sizeof(linfo), zero = 0;
 	int link, map = -1;
 
-	for (int k = 0; k < VAR_KINDS; k++)
-		fds[k] = -1;
-	*btf_id = 0;
 	link = bpf_link_get_fd_by_id(p->link_id);
 	if (link >= 0 && !bpf_link_get_info_by_fd(link, &linfo, &len))
 		map = bpf_map_get_fd_by_id(linfo.struct_ops.map_id);
 	if (link >= 0)
 		close(link);
-
 	len = sizeof(minfo);
 	if (map >= 0 && !bpf_map_get_info_by_fd(map, &minfo, &len) &&
 	    minfo.value_size <= sizeof(val) && !bpf_map_lookup_elem(map, &zero, val))
 		maps_of_table(rec_str(p->rec, "table"), val, fds, btf_id);
 	if (map >= 0)
 		close(map);
+}
 
-	/* A section that no program uses is known from its pin only. */
-	for (int k = 0; k < VAR_KINDS && p->dir; k++)
-		if (fds[k] < 0)
-			fds[k] = bpf_obj_get(str("%s/%s", p->dir, section_pins[k]));
+static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
+{
+	bool found = false;
+
+	for (int k = 0; k < VAR_KINDS; k++)
+		fds[k] = -1;
+	*btf_id = 0;
+	for (int k = 0; k < VAR_KINDS && p->in_charge; k++) {
+		char *path = str("%s/%s", p->dir, section_pins[k]);
+
+		fds[k] = bpf_obj_get(path);
+		free(path);
+		if (fds[k] >= 0)
+			found = true;
+	}
+	if (!found)
+		maps_of_link(p, fds, btf_id);
 }
 
 int policy_inside(const struct policy *p, struct inside *in)
