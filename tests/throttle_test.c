@@ -198,24 +198,32 @@ TEST_F(throttle, policy_marks)
 
 TEST_F(throttle, longest_block)
 {
-	uint64_t t;
+	uint64_t t, asks, shortest = ~0ULL;
 
 	self->p.k->answer = 5000 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	self->cpu->box->pause = 30 * self->ms;
 	t = now_ns();
-	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, 3));
+	for (int i = 0; i < 4; i++) {
+		uint64_t before = stat_of(self, 0, "blocked_ns"), ns;
+
+		self->cpu->box->pause = 30 * self->ms;
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, i, 1));
+		ns = stat_of(self, 0, "blocked_ns") - before;
+		if (ns && ns < shortest)
+			shortest = ns;
+	}
 	t = now_ns() - t;
-	EXPECT_EQ(3, self->p.c->asks);
-	EXPECT_EQ(3, stat_of(self, 0, "blocks"));
-	EXPECT_EQ(3, policy_num("probe", "clamped"));
+	asks = self->p.c->asks;
+	EXPECT_LE(3, asks);
+	EXPECT_EQ(asks, stat_of(self, 0, "blocks"));
+	EXPECT_EQ(asks, policy_num("probe", "clamped"));
 	EXPECT_EQ(0, policy_num("probe", "invalid"));
-	EXPECT_EQ(3, stat_of(self, 0, "ended_timer"));
-	EXPECT_LE(300 * MS, stat_of(self, 0, "blocked_ns"));
-	EXPECT_LE(100 * MS, stat_of(self, 0, "longest_ns"));
-	/* One ask of 5 s would be longer than all three. */
+	EXPECT_EQ(asks, stat_of(self, 0, "ended_timer"));
+	EXPECT_LE(asks * 100 * MS, stat_of(self, 0, "blocked_ns"));
+	/* The clamp and what a timer may be late; one ask of 5 s would be longer than all. */
+	EXPECT_LE(100 * MS, shortest);
+	EXPECT_GT(130 * MS, shortest);
 	EXPECT_GT(2000 * MS, t);
-	EXPECT_GT(1000 * MS, stat_of(self, 0, "longest_ns"));
 	EXPECT_TRUE(policy_is("probe", "active"));
 }
 
@@ -315,6 +323,9 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	bool late;
 	int ret = 0;
 
+	/* What a kick left of the last block would go on here. */
+	if (self->p.c->asks)
+		sleep_ms(100);
 	/* What a former act undid. */
 	if (act == ACT_DETACH && !self->p.link)
 		ASSERT_EQ(0, probe_attach(&self->p));
@@ -458,6 +469,36 @@ TEST_F(throttle, interrupt_ends_a_block)
 		EXPECT_GT(5, i);
 	}
 	EXPECT_EQ(0, stat_of(self, 0, "ended_signal"));
+}
+
+/* A kick lets the guest see the interrupt; it does not save it the rest. */
+TEST_F(throttle, kicked_block_goes_on)
+{
+	uint64_t asks, t, blocked = 0;
+	int i;
+
+	for (i = 0; i < 6; i++) {
+		uint64_t ns = act_in_block(_metadata, self, ACT_NMI, NULL);
+
+		ASSERT_EQ(0, self->cpu->ret);
+		asks = self->p.c->asks;
+		blocked = stat_of(self, 0, "blocked_ns");
+		t = now_ns();
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 8, 1));
+		t = now_ns() - t;
+		blocked = stat_of(self, 0, "blocked_ns") - blocked;
+		/* Both in time: the second write came well within the 100 ms. */
+		if (ns && ns < 60 * MS && self->p.c->asks == asks)
+			break;
+	}
+	ASSERT_GT(6, i);
+	EXPECT_LE(20 * MS, blocked);
+	EXPECT_LE(blocked, t);
+	/* All in all no longer than one block. */
+	EXPECT_GT(130 * MS, stat_of(self, 0, "longest_ns"));
+	EXPECT_LE(1, stat_of(self, 0, "ended_timer"));
+	EXPECT_EQ(self->p.c->asks, stat_of(self, 0, "blocks"));
+	TH_LOG("%llu ms of it after the kick", blocked / MS);
 }
 
 TEST_F(throttle, unmark_ends_a_block)
