@@ -32,7 +32,7 @@ ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
 $(CONFIG): FORCE
-	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' scripts/setup.sh $@
+	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' kernel-patches/setup.sh $@
 
 # --- KVM modules ------------------------------------------------------------
 
@@ -49,20 +49,20 @@ modules: $(modules)
 
 # One build makes all three; the unstripped ones stay in the tree.  Who had to wait for
 # the lock may find it all done by the one before.
-$(modules) &: $(patches) $(wildcard kernel-patches) scripts/tree.sh $(CONFIG)
+$(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 	@mkdir -p $(KMOD)
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	for d in $^; do [ $(KMOD)/kvm.ko -nt $$d ] || break; done && \
 	if [ $(KMOD)/kvm.ko -nt $$d ]; then exit; fi && \
 	printf '  %-7s %s\n' PATCH "$(words $(patches)) patches on linux $(KREL)" && \
-	scripts/tree.sh $(CONFIG) $(KTREE) && \
+	kernel-patches/tree.sh $(CONFIG) $(KTREE) && \
 	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	for m in $(modnames); do \
 		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko || exit 1; \
 	done && \
 	for m in $(modnames); do mv $(KMOD)/.$$m.ko $(KMOD)/$$m.ko || exit 1; done
-	$(Q)scripts/check-vermagic.sh $(KREL) $(modules)
+	$(Q)kernel-patches/check-vermagic.sh $(KREL) $(modules)
 	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
 
 # --- vmlinux.h --------------------------------------------------------------
@@ -147,7 +147,7 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
 test: all
-	$(Q)scripts/run-tests.py $(if $(VERBOSE),-v) $(TESTS)
+	$(Q)tests/run $(if $(VERBOSE),-v) $(TESTS)
 
 demo: all
 	$(Q)tests/migrate/demo
@@ -161,10 +161,10 @@ shell: all
 # --- the rest ---------------------------------------------------------------
 
 deps:
-	@scripts/setup.sh deps
+	@kernel-patches/setup.sh deps
 
 update:
-	@scripts/setup.sh update
+	@kernel-patches/setup.sh update
 
 clean:
 	$(say) CLEAN build

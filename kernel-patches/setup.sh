@@ -3,9 +3,9 @@
 #
 # Get everything the build takes from Debian, and say where it is.
 #
-#   scripts/setup.sh CONFIG     called by make; writes CONFIG (make variables)
-#   scripts/setup.sh deps       only check for Debian packages (and install them)
-#   scripts/setup.sh update     pin the newest kernel and QEMU again
+#   kernel-patches/setup.sh CONFIG     called by make; writes CONFIG (make variables)
+#   kernel-patches/setup.sh deps       only check for Debian packages (and install them)
+#   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
 #
 # Nothing but the compiler and its like is installed: kernel, kernel source and
 # the QEMU that emulates the test machine are downloaded with apt and unpacked
@@ -271,7 +271,7 @@ if [ "$root" ]; then kmod=build/kmod; else kmod=build/kmod-$KREL; fi
 
 mkdir -p "$(dirname "$1")"
 cat >"$1.$$" <<END
-# Written by scripts/setup.sh.  Plain NAME=value: make, sh and python read it.
+# Written by kernel-patches/setup.sh.  Plain NAME=value: make, sh and python read it.
 KREL=$KREL
 KVER=$kver
 KROOT=$root
