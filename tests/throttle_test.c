@@ -501,6 +501,42 @@ TEST_F(throttle, kicked_block_goes_on)
 	TH_LOG("%llu ms of it after the kick", blocked / MS);
 }
 
+/* Blocked nearly all the time, a vCPU still answers interrupts at once. */
+TEST_F(throttle, interrupts_get_through)
+{
+	struct vm_cpu *cpu = self->cpu;
+	uint64_t t, blocked, late = 0, sent = 0;
+
+	self->p.k->answer = 100 * MS;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	cpu_set(cpu, OP_WRITE, 0, 16, 0);
+	harvest_start(self, 2);
+	ASSERT_EQ(0, cpu_start(cpu));
+	ASSERT_TRUE(WAIT(self->p.c->asks > 2, 5000));
+	t = now_ns();
+	blocked = stat_of(self, 0, "blocked_ns");
+	while (now_ns() - t < 1500 * MS) {
+		uint64_t nmis = cpu->box->nmis;
+
+		ASSERT_EQ(1, vm_msi(&self->vm, 0, true));
+		sent++;
+		late += !WAIT(cpu->box->nmis > nmis, 50);
+		sleep_ms(5);
+	}
+	blocked = stat_of(self, 0, "blocked_ns") - blocked;
+	t = now_ns() - t;
+	ASSERT_EQ(0, cpu_stop(cpu));
+	harvest_stop(self);
+	TH_LOG("%llu interrupts, %llu of them not within 50 ms; duty %llu %%, %llu blocks, %lld times kicked",
+	       sent, late, blocked * 100 / t, self->p.c->asks, stat_of(self, 0, "ended_kick"));
+	EXPECT_LE(50, sent);
+	EXPECT_GE(sent / 10, late);
+	EXPECT_LE(20, stat_of(self, 0, "ended_kick"));
+	/* It is throttled none the less, and no more than it may be. */
+	EXPECT_LE(t / 4, blocked);
+	EXPECT_GE(t * 95 / 100, blocked);
+}
+
 TEST_F(throttle, unmark_ends_a_block)
 {
 	EXPECT_GT(SOON, best_of(_metadata, self, ACT_UNMARK, NULL, 0));
