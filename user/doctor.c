@@ -94,10 +94,12 @@ static void check_mounts(void)
 	     bpf ? NULL : str("mount -t bpf bpf %s", g.bpffs), false);
 	note("debugfs", str("%s on %s", debug ? "mounted" : "not mounted", g.debugfs),
 	     debug ? NULL : str("mount -t debugfs debugfs %s", g.debugfs), false);
+	/* KVM has it only while a vendor module is there, which has a line of its own. */
 	if (debug && kvm_has_table(&tables[0]))
 		note("state file", str("%s", access(state, R_OK) ? strerror(errno) : "readable"),
-		     access(state, R_OK) ? "run as root; lockdown and debugfs=off hide it" : NULL,
-		     false);
+		     access(state, R_OK) ? "load kvm-amd or kvm-intel; be root; lockdown hides it" :
+					   NULL,
+		     access(state, F_OK) && errno == ENOENT);
 }
 
 static void check_rights(void)

@@ -33,6 +33,58 @@ static int match_pin(const char *dir, const char *instance, void *arg)
 	return 0;
 }
 
+/* As much of a record as a pin tells. */
+static int add_pin(const char *dir, const char *instance, void *arg)
+{
+	struct policies *ps = arg;
+	const char *at = strchr(instance, '@');
+	struct bpf_link_info info;
+	struct policy *p;
+	struct rec *r;
+	int fd;
+
+	fd = *instance == '~' ? -1 : pins_get_link(dir, &info);
+	if (fd < 0)
+		return 0;
+	close(fd);
+	ps->p = realloc(ps->p, (ps->n + 1) * sizeof(*ps->p));
+	r = calloc(1, sizeof(*r));
+	if (!ps->p || !r)
+		abort();
+	r->kind = "policy";
+	r->key[0] = "name";
+	r->val[0] = str("%.*s", at ? (int)(at - instance) : (int)strlen(instance), instance);
+	r->key[1] = "vm";
+	r->val[1] = str("%s", at ? at + 1 : "0");
+	r->key[2] = "link";
+	r->val[2] = str("%u", info.id);
+	r->n = 3;
+	p = &ps->p[ps->n++];
+	*p = (struct policy){
+		.instance = str("%s", instance),
+		.rec = r,
+		.link_id = info.id,
+		.vm = rec_u64(r, "vm"),
+		.dir = str("%s", dir),
+		.in_charge = info.struct_ops.map_id == pins_ops_id(dir),
+	};
+	return 0;
+}
+
+/*
+ * KVM takes its debugfs folder away with kvm-amd or kvm-intel, and the policies
+ * stay: what was pinned must be found and be unloaded then, too.
+ */
+static bool state_is_away(void)
+{
+	char *path = str("%s/kvm/ext/state", g.debugfs);
+	bool away = access(path, F_OK) && errno == ENOENT && is_mount(g.debugfs, DEBUGFS_MAGIC_) &&
+		    kvm_has_table(&tables[0]);
+
+	free(path);
+	return away;
+}
+
 int policies_read(struct policies *ps)
 {
 	int ret;
@@ -44,6 +96,10 @@ int policies_read(struct policies *ps)
 	ret = pins_lock(PINS_TRY);
 	if (ret != OK)
 		return ret;
+	if (state_is_away()) {
+		pins_each(add_pin, ps);
+		return OK;
+	}
 	ret = state_read(&ps->st);
 	if (ret != OK)
 		return ret;

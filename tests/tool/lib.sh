@@ -11,7 +11,7 @@ SWITCH=/sys/module/kvm/parameters/ext_enable
 tmp=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 
-n=0 bad=0
+n=0 bad=0 last=
 ok() {
 	local what=$1 status=$2
 	n=$((n + 1))
@@ -37,6 +37,7 @@ snapshot() {
 # good WHAT ARGS...: succeeds and says nothing on stderr
 good() {
 	local what=$1; shift
+	last=
 	run $K "$@"
 	[ $code = 0 ] && [ ! -s "$tmp/err" ]
 	ok "$what" $?
@@ -47,11 +48,12 @@ good() {
 fails() {
 	local want=$1 text=$2 what=$3 before
 	shift 3
-	before=$(snapshot)
+	before=${last:-$(snapshot)}
 	run $K "$@"
+	last=$(snapshot)
 	[ $code = "$want" ] && [ "$(wc -l <"$tmp/err")" = 1 ] && [ ! -s "$tmp/out" ] &&
 		grep -q -- "$text" "$tmp/err" && grep -q '^kvmext: .*; ' "$tmp/err" &&
-		[ "$(snapshot)" = "$before" ]
+		[ "$last" = "$before" ]
 	ok "$what: exit $want, one line, nothing changed (got $code)" $?
 }
 
@@ -60,6 +62,7 @@ is() { [ "$(cat "$tmp/out")" = "$1" ]; ok "$2" $?; }
 # All that --json wrote is checked in one go by json_check: python starts slowly.
 json() {
 	local what=$1; shift
+	last=
 	run $K --json "$@"
 	cp "$tmp/out" "$tmp/json.$what"
 	[ ! -s "$tmp/err" ]; ok "$what --json: nothing on stderr (exit $code)" $?
@@ -81,6 +84,7 @@ json_check() {
 }
 
 start_vm() {
+	last=
 	: >"$tmp/vm"
 	build/tests/tool/vmhold "$@" >"$tmp/vm" &
 	vm=$!
@@ -89,7 +93,7 @@ start_vm() {
 		sleep 0.1
 	done
 }
-stop_vm() { kill -9 "$vm"; wait "$vm" 2>/dev/null; }
+stop_vm() { last=; kill -9 "$vm"; wait "$vm" 2>/dev/null; }
 policy() { grep -c '^policy' $STATE; }
 field() { sed -n "s/^$1 .*[ ]$2=\([^ ]*\).*/\1/p" $STATE | head -n1; }
 

@@ -9,9 +9,9 @@
 
 #include "tests/vm.h"
 
-#define PAGES		256
-#define HARVEST_MS	50
-#define VMS_MAX		4
+#define PAGES 256
+#define HARVEST_MS 50
+#define VMS_MAX 4
 
 static struct vm vms[VMS_MAX];
 
