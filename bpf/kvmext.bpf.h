@@ -21,53 +21,6 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#ifdef KVMEXT_FALLBACK_TYPES
-/*
- * For a vmlinux.h that was made from an unpatched kvm.ko.  CO-RE does not
- * relocate a struct_ops table, but libbpf matches it member by member.
- */
-enum kvm_dirty_source {
-	KVM_DIRTY_WRITE_FAULT = 0,
-	KVM_DIRTY_PML = 1,
-	KVM_DIRTY_MAP = 2,
-	KVM_DIRTY_HOST = 3,
-	KVM_DIRTY_NR_SOURCES,
-};
-
-enum kvm_throttle_event {
-	KVM_THROTTLE_LOG_START = 0,
-	KVM_THROTTLE_LOG_STOP = 1,
-	KVM_THROTTLE_HARVEST = 2,
-	KVM_THROTTLE_RING_RESET = 3,
-};
-
-struct kvm_throttle_round {
-	u64 now_ns;
-	u64 dirty;
-	u64 npages;
-	u32 slot;
-	u32 event;
-};
-
-struct kvm_throttle_stat {
-	u64 dirty[4];
-	u64 blocks;
-	u64 blocked_ns;
-	u64 longest_ns;
-	u32 marked;
-	u32 vcpu_id;
-};
-
-struct kvm_throttle_ops {
-	u32 vm;
-	u32 flags;
-	char name[32];
-	void (*dirtied)(struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source);
-	s64 (*block)(struct kvm *kvm, struct kvm_vcpu *vcpu);
-	void (*round)(struct kvm *kvm, const struct kvm_throttle_round *round);
-};
-#endif /* KVMEXT_FALLBACK_TYPES */
-
 /* Flags and other #defines are not in BTF. */
 #ifndef KVM_THROTTLE_F_ANY_VCPU
 #define KVM_THROTTLE_F_ANY_VCPU 1

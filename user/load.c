@@ -23,13 +23,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			return fail_usage("load", "'%s' is no process id", arg), EINVAL;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (!a->file) {
+		if (!a->file)
 			a->file = arg;
-		} else if (strchr(arg, '=')) {
+		else if (strchr(arg, '='))
 			a->set[a->n++] = arg;
-		} else {
+		else
 			return fail_usage("load", "'%s' is no NAME=VALUE", arg), EINVAL;
-		}
 		return 0;
 	case ARGP_KEY_END:
 		if (!a->file)
