@@ -873,7 +873,7 @@ TEST_F_TIMEOUT(account, counts_equal_the_log, 60)
 		n = harvest(vm);
 		ASSERT_LT(0, n);
 		pages += n;
-		EXPECT_EQ(pages, probe_dirtied(&self->p));
+		ASSERT_EQ(pages, probe_dirtied(&self->p));
 		EXPECT_EQ(ring ? RING_RESET : HARVEST, last_round(&self->p)->event);
 		EXPECT_EQ(n, last_round(&self->p)->dirty);
 		for (int page = 0; page < PAGES; page++) {
