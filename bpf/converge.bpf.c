@@ -32,9 +32,11 @@ char _license[] SEC("license") = "GPL";
 #define MSEC_NS 1000000ULL
 #define MIB_PAGES 256
 
-KVMEXT_PARAM(u32, downtime, 300, 1, 60000, "ms", "downtime that the migration was asked to keep to");
+KVMEXT_PARAM(u32, downtime, 300, 1, 60000, "ms",
+	     "downtime that the migration was asked to keep to");
 KVMEXT_PARAM(u32, ceiling, 94, 0, 94, "%", "share of its time that a vCPU may be blocked");
-KVMEXT_PARAM(u32, shrink, 25, 1, 100, "%", "what there is to send after a round, of what there was before it");
+KVMEXT_PARAM(u32, shrink, 25, 1, 100, "%",
+	     "what there is to send after a round, of what there was before it");
 KVMEXT_PARAM(u32, link, 0, 0, 1000000, "MiB/s", "rate of the link; 0: learn it");
 KVMEXT_PARAM(u32, ramp, 30, 1, 90, "%", "dirty ring: how much the rate comes down each second");
 
@@ -187,9 +189,8 @@ static __noinline void plan(struct kvm *kvm, struct vm *vm, u64 rate)
 	}
 	bpf_for(k, 0, n) {
 		/* At least one: in a long round pages dirtied again do not show */
-		if (vm->set &&
-		    (vm->others + (vm->sum - vm->others) * least / 100 <= rate ||
-		     vm->others <= vm->sum / 16))
+		if (vm->set && (vm->others + (vm->sum - vm->others) * least / 100 <= rate ||
+				vm->others <= vm->sum / 16))
 			break;
 		i = largest(vm, n);
 		if (i >= MAX_VCPUS)

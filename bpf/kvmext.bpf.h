@@ -28,9 +28,10 @@
 
 #define KVMEXT_TAG(text) __attribute__((btf_decl_tag("kvmext:" text)))
 
-#define __KVMEXT_PARAM(lo, hi, uni, hlp)                                        \
-	KVMEXT_TAG("param") KVMEXT_TAG("min=" #lo) KVMEXT_TAG("max=" #hi)       \
-	KVMEXT_TAG("unit=" uni) KVMEXT_TAG("help=" hlp)
+#define __KVMEXT_PARAM(lo, hi, uni, hlp)                                      \
+	KVMEXT_TAG("param")                                                   \
+	KVMEXT_TAG("min=" #lo) KVMEXT_TAG("max=" #hi) KVMEXT_TAG("unit=" uni) \
+		KVMEXT_TAG("help=" hlp)
 
 /**
  * KVMEXT_PARAM_RO - a parameter fixed when the policy is loaded
@@ -66,9 +67,9 @@
  *
  * It starts at 0.  Use __sync_fetch_and_add() where vCPUs may meet.
  */
-#define KVMEXT_COUNTER(type, name, unit, help)                            \
-	type name KVMEXT_TAG("counter") KVMEXT_TAG("unit=" unit)          \
-		KVMEXT_TAG("help=" help) SEC(".bss")
+#define KVMEXT_COUNTER(type, name, unit, help)                                            \
+	type name KVMEXT_TAG("counter") KVMEXT_TAG("unit=" unit) KVMEXT_TAG("help=" help) \
+		SEC(".bss")
 
 /**
  * KVMEXT_ABOUT - what a policy is for, in one line
@@ -93,8 +94,7 @@ extern int kvm_throttle_mark(volatile struct kvm *kvm, u32 vcpu_idx, bool on) __
 extern int kvm_throttle_stat(volatile struct kvm *kvm, u32 vcpu_idx,
 			     struct kvm_throttle_stat *stat__uninit) __ksym;
 extern u32 kvm_throttle_nr_vcpus(volatile struct kvm *kvm) __ksym;
-extern void kvm_throttle_error(volatile struct kvm *kvm, s64 code,
-			       const char *msg__str) __ksym;
+extern void kvm_throttle_error(volatile struct kvm *kvm, s64 code, const char *msg__str) __ksym;
 
 /* May be called in SEC("syscall") programs. */
 extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;

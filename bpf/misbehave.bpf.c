@@ -23,7 +23,9 @@ enum mode {
 	NR_MODES,
 };
 
-KVMEXT_PARAM(u32, mode, 0, 0, 9, "", "0 well, 1 huge, 2 negative, 3 random, 4 to 6 give up in dirtied, block, round, 7 slow, 8 no such vCPU, 9 mark storm");
+KVMEXT_PARAM(
+	u32, mode, 0, 0, 9, "",
+	"0 well, 1 huge, 2 negative, 3 random, 4 to 6 give up in dirtied, block, round, 7 slow, 8 no such vCPU, 9 mark storm");
 
 KVMEXT_COUNTER(u64, dirtied_calls, "", "calls of dirtied()");
 KVMEXT_COUNTER(u64, block_calls, "", "calls of block()");

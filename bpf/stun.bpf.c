@@ -15,7 +15,8 @@
 
 char _license[] SEC("license") = "GPL";
 
-KVMEXT_PARAM(u64, block, 10000000, 0, 100000000, "ns", "block after each page-write exit of a marked vCPU");
+KVMEXT_PARAM(u64, block, 10000000, 0, 100000000, "ns",
+	     "block after each page-write exit of a marked vCPU");
 
 KVMEXT_COUNTER(u64, asked, "", "times a marked vCPU's write exit asked for a block");
 

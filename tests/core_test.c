@@ -17,17 +17,17 @@
 /* --- a VM in a process of its own ------------------------------------------ */
 
 struct ctl {
-	volatile int ready;		/* 1: the VM is there; < 0: -errno */
-	volatile int go;		/* start what the mailbox of vCPU 0 says */
+	volatile int ready; /* 1: the VM is there; < 0: -errno */
+	volatile int go; /* start what the mailbox of vCPU 0 says */
 	volatile int quit;
-	volatile int busy;		/* vCPU 0 runs */
-	volatile int harvest_ms;	/* 0: only at the end */
+	volatile int busy; /* vCPU 0 runs */
+	volatile int harvest_ms; /* 0: only at the end */
 	volatile unsigned long long harvested;
 };
 
 struct child {
 	pid_t pid;
-	struct vm vm;			/* its memory is shared with the child */
+	struct vm vm; /* its memory is shared with the child */
 	struct ctl *ctl;
 };
 
@@ -159,7 +159,8 @@ FIXTURE_TEARDOWN(core)
 	child_free(&self->two);
 	vm_free(&self->vm);
 	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat) {
+	EXPECT_EQ(NULL, splat)
+	{
 		TH_LOG("kernel: %s", splat);
 	}
 	EXPECT_TRUE(WAIT(policies() == 0, 2000));
@@ -181,7 +182,8 @@ TEST_F(core, one_vm_wins_over_all)
 
 	ASSERT_EQ(0, child_start(other, 1));
 	EXPECT_TRUE(in_charge(self->pid, "-"));
-	ASSERT_EQ(0, probe_up(&self->a, "all", 0, F_ANY_VCPU)) {
+	ASSERT_EQ(0, probe_up(&self->a, "all", 0, F_ANY_VCPU))
+	{
 		TH_LOG("%s", ext_log);
 	}
 	EXPECT_TRUE(in_charge(self->pid, "all"));
@@ -415,7 +417,7 @@ TEST_F(core, two_vms_two_policies)
 	sleep_ms(1500);
 	EXPECT_LE(5, vcpu_num(one->pid, 0, "blocks"));
 	EXPECT_EQ(a->c->asks, vcpu_num(one->pid, 0, "blocks") +
-			      (a->c->asks > (__u64)vcpu_num(one->pid, 0, "blocks")));
+				      (a->c->asks > (__u64)vcpu_num(one->pid, 0, "blocks")));
 	EXPECT_EQ(0, vcpu_num(two->pid, 0, "blocks"));
 	EXPECT_LE(5, b->c->asks);
 	one->vm.cpu[0].box->stop = two->vm.cpu[0].box->stop = 1;
@@ -626,13 +628,15 @@ static struct bpf_object *load_only(const char *map_name, const char *prog_name,
 	*err = -ENOENT;
 	if (!obj)
 		return NULL;
-	bpf_object__for_each_map(map, obj) {
+	bpf_object__for_each_map(map, obj)
+	{
 		bool this = map_name && !strcmp(bpf_map__name(map), map_name);
 
 		bpf_map__set_autocreate(map, this);
 		found |= this;
 	}
-	bpf_object__for_each_program(prog, obj) {
+	bpf_object__for_each_program(prog, obj)
+	{
 		bool this = prog_name && !strcmp(bpf_program__name(prog), prog_name);
 
 		/* A table's own programs follow the table. */
@@ -667,11 +671,13 @@ TEST_F(core, refused_at_load)
 
 		obj = load_only(tries[i].map, tries[i].prog, &err);
 		ASSERT_NE(-ENOENT, err);
-		EXPECT_EQ(tries[i].good, !err) {
+		EXPECT_EQ(tries[i].good, !err)
+		{
 			TH_LOG("%s: %d: %s", name, err, ext_log);
 		}
 		if (!tries[i].good) {
-			EXPECT_TRUE(err == -EACCES || err == -EINVAL) {
+			EXPECT_TRUE(err == -EACCES || err == -EINVAL)
+			{
 				TH_LOG("%s: %d", name, err);
 			}
 		}
@@ -688,12 +694,8 @@ TEST_F(core, refused_at_attach)
 		const char *map;
 		int err;
 	} tries[] = {
-		{ "legacy", -EOPNOTSUPP },
-		{ "bad_name", -EINVAL },
-		{ "no_name", -EINVAL },
-		{ "bad_flags", -EINVAL },
-		{ "good", 0 },
-		{ "empty", 0 },
+		{ "legacy", -EOPNOTSUPP }, { "bad_name", -EINVAL }, { "no_name", -EINVAL },
+		{ "bad_flags", -EINVAL },  { "good", 0 },	    { "empty", 0 },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(tries); i++) {
@@ -702,11 +704,13 @@ TEST_F(core, refused_at_attach)
 		int err;
 
 		obj = load_only(tries[i].map, NULL, &err);
-		ASSERT_EQ(0, err) {
+		ASSERT_EQ(0, err)
+		{
 			TH_LOG("%s: %s", tries[i].map, ext_log);
 		}
 		link = attached(bpf_object__find_map_by_name(obj, tries[i].map), &err);
-		EXPECT_EQ(tries[i].err, err) {
+		EXPECT_EQ(tries[i].err, err)
+		{
 			TH_LOG("%s", tries[i].map);
 		}
 		EXPECT_EQ(err ? 0 : 1, policies());
@@ -756,7 +760,7 @@ TEST_F(core, long_name)
 /* --- the safety net -------------------------------------------------------- */
 
 /* Ejected: the guest runs on, unhurt, and no op is called any more. */
-static void expect_stock(struct __test_metadata *_metadata, FIXTURE_DATA(core) *self)
+static void expect_stock(struct __test_metadata *_metadata, FIXTURE_DATA(core) * self)
 {
 	uint64_t dirtied, asks, rounds;
 
@@ -805,7 +809,8 @@ TEST_F(core, error_exit)
 		EXPECT_TRUE(policy_has("errs", "kind", "policy"));
 		EXPECT_EQ(4711 + (long)i * 10, policy_num("errs", "code"));
 		ext_get("policy", "name=errs", "msg", text, sizeof(text));
-		EXPECT_NE(NULL, strstr(text, "the first error")) {
+		EXPECT_NE(NULL, strstr(text, "the first error"))
+		{
 			TH_LOG("msg \"%s\"", text);
 		}
 		ext_get("policy", "name=errs", "dump", text, sizeof(text));
@@ -935,7 +940,8 @@ TEST_F_TIMEOUT(core, slow_ops, 60)
 		/* Not before the 16th. */
 		EXPECT_LE(16, calls);
 		ext_get("policy", "name=slow", "msg", text, sizeof(text));
-		EXPECT_NE(NULL, strstr(text, ops[i].name)) {
+		EXPECT_NE(NULL, strstr(text, ops[i].name))
+		{
 			TH_LOG("%s: msg \"%s\"", ops[i].name, text);
 		}
 		a->k->slow_ops = 0;
@@ -986,17 +992,17 @@ TEST_F_TIMEOUT(core, random_answers, 60)
 		       policy_num("random", "clamped"), policy_num("random", "invalid"));
 	}
 	EXPECT_LT(0, policy_num("random", "invalid"));
-	EXPECT_TRUE(policy_is("random", policy_num("random", "invalid") < 64 ? "active" :
-					"ejected"));
+	EXPECT_TRUE(
+		policy_is("random", policy_num("random", "invalid") < 64 ? "active" : "ejected"));
 }
 
 /* --- all at once ----------------------------------------------------------- */
 
 struct churn {
-	FIXTURE_DATA(core) *self;
+	FIXTURE_DATA(core) * self;
 	struct probe *a, *b;
 	unsigned long long done, refused, wrong;
-	int err;		/* the last that was wrong */
+	int err; /* the last that was wrong */
 };
 
 static void churn_count(struct churn *c, int ret)
@@ -1067,7 +1073,10 @@ static void *churn_harvest(void *arg)
 TEST_F_TIMEOUT(core, everything_at_once, 60)
 {
 	static void *(*const fn[])(void *) = {
-		churn_update, churn_attach, churn_mark, churn_harvest,
+		churn_update,
+		churn_attach,
+		churn_mark,
+		churn_harvest,
 	};
 	struct churn c[ARRAY_SIZE(fn)] = {};
 	struct probe p[4];
@@ -1121,13 +1130,15 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 		uint64_t before = self->cpu[i].box->progress;
 
 		EXPECT_TRUE(WAIT(self->cpu[i].box->progress > before, 2000));
-		EXPECT_EQ(0, cpu_stop(&self->cpu[i])) {
+		EXPECT_EQ(0, cpu_stop(&self->cpu[i]))
+		{
 			TH_LOG("%s", cpu_text(&self->cpu[i]));
 		}
 		EXPECT_EQ(0, vm_wrong_pages(&self->vm, i * 256, 64, 99));
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(fn); i++) {
-		EXPECT_EQ(0, c[i].wrong) {
+		EXPECT_EQ(0, c[i].wrong)
+		{
 			TH_LOG("thread %zu: %d", i, c[i].err);
 		}
 		EXPECT_LT(8, c[i].done);
@@ -1146,9 +1157,9 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 TEST_F(core, tracepoints)
 {
 	static const char *const events[] = {
-		"kvm_ext_attach", "kvm_ext_detach", "kvm_ext_update", "kvm_ext_eject",
-		"kvm_throttle_mark", "kvm_throttle_dirty", "kvm_throttle_block",
-		"kvm_throttle_round",
+		"kvm_ext_attach",     "kvm_ext_detach",	    "kvm_ext_update",
+		"kvm_ext_eject",      "kvm_throttle_mark",  "kvm_throttle_dirty",
+		"kvm_throttle_block", "kvm_throttle_round",
 	};
 	const char *dir = TRACING "/instances/core_test";
 	struct probe *a = &self->a, *b = &self->b;
@@ -1157,7 +1168,8 @@ TEST_F(core, tracepoints)
 	mkdir(dir, 0700);
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
 		snprintf(path, sizeof(path), "%s/events/kvm_ext/%s/enable", dir, events[i]);
-		EXPECT_EQ(0, ext_write(path, "1")) {
+		EXPECT_EQ(0, ext_write(path, "1"))
+		{
 			TH_LOG("%s", path);
 		}
 	}
@@ -1230,9 +1242,7 @@ static bool loaded(const char *name)
 }
 
 /* A fixture of its own, so as to come last, and to have no VM. */
-FIXTURE(module)
-{
-};
+FIXTURE(module){};
 
 FIXTURE_SETUP(module)
 {
@@ -1282,7 +1292,8 @@ TEST_F(module, stays_while_attached)
 	EXPECT_TRUE(policy_is("again", "active"));
 	probe_free(&p);
 	splat = kmsg_splat(kmsg);
-	EXPECT_EQ(NULL, splat) {
+	EXPECT_EQ(NULL, splat)
+	{
 		TH_LOG("kernel: %s", splat);
 	}
 }

@@ -23,14 +23,14 @@
 #include "bpf/probe.h"
 #include "vm.h"
 
-#define EXT_STATE	"/sys/kernel/debug/kvm/ext/state"
-#define EXT_SWITCH	"/sys/module/kvm/parameters/ext_enable"
-#define TRACING		"/sys/kernel/tracing"
+#define EXT_STATE "/sys/kernel/debug/kvm/ext/state"
+#define EXT_SWITCH "/sys/module/kvm/parameters/ext_enable"
+#define TRACING "/sys/kernel/tracing"
 
 /* As in kvm.ko; user programs have no vmlinux.h. */
 enum { DIRTY_WRITE_FAULT, DIRTY_PML, DIRTY_MAP, DIRTY_HOST };
 enum { LOG_START, LOG_STOP, HARVEST, RING_RESET };
-#define F_ANY_VCPU	1
+#define F_ANY_VCPU 1
 
 /* The head of struct kvm_throttle_ops as a policy object has it. */
 struct ops_head {
@@ -42,16 +42,17 @@ struct ops_head {
 	struct bpf_program *round;
 };
 
-#define MS	1000000ULL
+#define MS 1000000ULL
 
 /* Poll until @cond holds or @ms are over; whether it holds. */
-#define WAIT(cond, ms) ({					\
-	uint64_t __end = now_ns() + (ms) * MS;			\
-	bool __is;						\
-	while (!(__is = (cond)) && now_ns() < __end)		\
-		sleep_ms(1);					\
-	__is;							\
-})
+#define WAIT(cond, ms)                                       \
+	({                                                   \
+		uint64_t __end = now_ns() + (ms)*MS;         \
+		bool __is;                                   \
+		while (!(__is = (cond)) && now_ns() < __end) \
+			sleep_ms(1);                         \
+		__is;                                        \
+	})
 
 /* --- libbpf's words, kept for the tests that want to know the reason ------- */
 
@@ -105,7 +106,7 @@ static inline void *ext_map_memory(struct bpf_object *obj, const char *name)
 
 struct probe {
 	struct bpf_object *obj;
-	struct bpf_map *ops;	/* the table */
+	struct bpf_map *ops; /* the table */
 	struct bpf_link *link;
 	volatile struct probe_knobs *k;
 	volatile struct probe_counts *c;
@@ -202,7 +203,9 @@ static inline __u64 probe_dirtied(struct probe *p)
 /* Loaded once: a mark that ends a block is to be quick. */
 static inline int ext_mark(pid_t pid, __u32 vcpu, bool on)
 {
-	struct { __u32 pid, vcpu, on; } args = { pid, vcpu, on };
+	struct {
+		__u32 pid, vcpu, on;
+	} args = { pid, vcpu, on };
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &args, .ctx_size_in = sizeof(args));
 	static struct bpf_program *prog;
 	int ret;
@@ -250,8 +253,7 @@ static inline const char *ext_word(const char *line, const char *word, size_t le
 	const char *p = line;
 
 	while ((p = strstr(p, word))) {
-		if (p > line && p[-1] == ' ' &&
-		    (word[len - 1] == '=' || p[len] == ' ' || !p[len]))
+		if (p > line && p[-1] == ' ' && (word[len - 1] == '=' || p[len] == ' ' || !p[len]))
 			return p;
 		p += len;
 	}
@@ -441,11 +443,18 @@ static inline const char *kmsg_find(int fd, const char *const *texts)
 
 static inline const char *kmsg_splat(int fd)
 {
-	static const char *const splats[] = {
-		"BUG:", "WARNING:", "Oops", "general protection", "INFO: task", "soft lockup",
-		"suspicious RCU", "scheduling while atomic", "sleeping function called",
-		"Call Trace", "rcu: INFO", NULL
-	};
+	static const char *const splats[] = { "BUG:",
+					      "WARNING:",
+					      "Oops",
+					      "general protection",
+					      "INFO: task",
+					      "soft lockup",
+					      "suspicious RCU",
+					      "scheduling while atomic",
+					      "sleeping function called",
+					      "Call Trace",
+					      "rcu: INFO",
+					      NULL };
 
 	return kmsg_find(fd, splats);
 }

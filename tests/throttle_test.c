@@ -10,8 +10,8 @@
 #include "kselftest_harness.h"
 #include "ext.h"
 
-#define PAGES		512
-#define STEAL_PAGE	(PAGES - 1)
+#define PAGES 512
+#define STEAL_PAGE (PAGES - 1)
 
 FIXTURE(throttle)
 {
@@ -20,8 +20,8 @@ FIXTURE(throttle)
 	struct probe p;
 	pid_t pid;
 	int kmsg;
-	uint64_t ms;		/* TSC ticks in one */
-	uint64_t next;		/* page that was not written since the last harvest */
+	uint64_t ms; /* TSC ticks in one */
+	uint64_t next; /* page that was not written since the last harvest */
 	volatile bool quit;
 	pthread_t harvester;
 	int period_ms;
@@ -39,7 +39,8 @@ FIXTURE_SETUP(throttle)
 	self->cpu = self->vm.cpu;
 	ASSERT_EQ(0, vm_warm(&self->vm));
 	self->ms = vm_ticks_per_ms();
-	ASSERT_EQ(0, probe_up(&self->p, "probe", self->pid, 0)) {
+	ASSERT_EQ(0, probe_up(&self->p, "probe", self->pid, 0))
+	{
 		TH_LOG("%s", ext_log);
 	}
 	/* Calls counted from here on are the test's own. */
@@ -53,7 +54,8 @@ FIXTURE_TEARDOWN(throttle)
 	probe_free(&self->p);
 	vm_free(&self->vm);
 	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat) {
+	EXPECT_EQ(NULL, splat)
+	{
 		TH_LOG("kernel: %s", splat);
 	}
 	EXPECT_EQ(0, policies());
@@ -74,20 +76,20 @@ static void *harvest_loop(void *arg)
 	return NULL;
 }
 
-static void harvest_start(FIXTURE_DATA(throttle) *self, int period_ms)
+static void harvest_start(FIXTURE_DATA(throttle) * self, int period_ms)
 {
 	self->quit = false;
 	self->period_ms = period_ms;
 	pthread_create(&self->harvester, NULL, harvest_loop, self);
 }
 
-static void harvest_stop(FIXTURE_DATA(throttle) *self)
+static void harvest_stop(FIXTURE_DATA(throttle) * self)
 {
 	self->quit = true;
 	pthread_join(self->harvester, NULL);
 }
 
-static long long stat_of(FIXTURE_DATA(throttle) *self, int cpu, const char *key)
+static long long stat_of(FIXTURE_DATA(throttle) * self, int cpu, const char *key)
 {
 	return vcpu_num(self->pid, cpu, key);
 }
@@ -306,15 +308,26 @@ TEST_F(throttle, duty_ceiling)
 /* --- what ends a block ----------------------------------------------------- */
 
 enum act {
-	ACT_NONE, ACT_SIGNAL, ACT_NMI, ACT_IRQ, ACT_UNMARK, ACT_DETACH, ACT_SWITCH, ACT_OFF,
-	ACT_LOG_OFF, ACT_DELETE, ACT_MOVE, ACT_EJECT, ACT_PAUSE,
+	ACT_NONE,
+	ACT_SIGNAL,
+	ACT_NMI,
+	ACT_IRQ,
+	ACT_UNMARK,
+	ACT_DETACH,
+	ACT_SWITCH,
+	ACT_OFF,
+	ACT_LOG_OFF,
+	ACT_DELETE,
+	ACT_MOVE,
+	ACT_EJECT,
+	ACT_PAUSE,
 };
 
 /*
  * Have vCPU 0 blocked for 100 ms, do @act 10 ms into it.  How long KVM_RUN took,
  * or 0 if the block was over before the test came to act.
  */
-static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(throttle) *self,
+static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(throttle) * self,
 			     enum act act, struct probe *other)
 {
 	struct vm *vm = &self->vm;
@@ -406,7 +419,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 }
 
 /* The shortest of some; ~0 if none of them was in time. */
-static uint64_t best_of(struct __test_metadata *_metadata, FIXTURE_DATA(throttle) *self,
+static uint64_t best_of(struct __test_metadata *_metadata, FIXTURE_DATA(throttle) * self,
 			enum act act, struct probe *other, int want)
 {
 	uint64_t best = ~0ULL;
@@ -705,15 +718,16 @@ static volatile struct probe_round *last_round(struct probe *p)
 	return &p->c->round[(p->c->rounds - 1) % PROBE_EVENTS];
 }
 
-#define EXPECT_ROUND(n, ev, s, d, np) do {				\
-	volatile struct probe_round *r = last_round(&self->p);		\
-									\
-	EXPECT_EQ((n), self->p.c->rounds);				\
-	EXPECT_EQ((ev), r->event);					\
-	EXPECT_EQ((s), r->slot);					\
-	EXPECT_EQ((d), r->dirty);					\
-	EXPECT_EQ((np), r->npages);					\
-} while (0)
+#define EXPECT_ROUND(n, ev, s, d, np)                                  \
+	do {                                                           \
+		volatile struct probe_round *r = last_round(&self->p); \
+                                                                       \
+		EXPECT_EQ((n), self->p.c->rounds);                     \
+		EXPECT_EQ((ev), r->event);                             \
+		EXPECT_EQ((s), r->slot);                               \
+		EXPECT_EQ((d), r->dirty);                              \
+		EXPECT_EQ((np), r->npages);                            \
+	} while (0)
 
 TEST_F(throttle, rounds)
 {
@@ -730,8 +744,8 @@ TEST_F(throttle, rounds)
 	ASSERT_EQ(0, harvest(vm));
 	EXPECT_ROUND(2, HARVEST, VM_SLOT_MEM, 0, PAGES);
 
-	ASSERT_EQ(0, vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more,
-				 KVM_MEM_LOG_DIRTY_PAGES));
+	ASSERT_EQ(0,
+		  vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more, KVM_MEM_LOG_DIRTY_PAGES));
 	EXPECT_ROUND(3, LOG_START, 5, 0, 64);
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, PAGES + 1, 3));
 	ASSERT_EQ(0, vm_get_log(vm, 5, &bits));
@@ -813,9 +827,9 @@ FIXTURE_VARIANT(account)
 	unsigned int flags;
 };
 
-FIXTURE_VARIANT_ADD(account, legacy) { .flags = VM_LOG };
-FIXTURE_VARIANT_ADD(account, manual) { .flags = VM_LOG | VM_MANUAL };
-FIXTURE_VARIANT_ADD(account, ring) { .flags = VM_LOG | VM_RING };
+FIXTURE_VARIANT_ADD(account, legacy){ .flags = VM_LOG };
+FIXTURE_VARIANT_ADD(account, manual){ .flags = VM_LOG | VM_MANUAL };
+FIXTURE_VARIANT_ADD(account, ring){ .flags = VM_LOG | VM_RING };
 
 FIXTURE_SETUP(account)
 {
@@ -836,7 +850,8 @@ FIXTURE_TEARDOWN(account)
 	vm_free(&self->vm);
 	probe_free(&self->p);
 	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat) {
+	EXPECT_EQ(NULL, splat)
+	{
 		TH_LOG("kernel: %s", splat);
 	}
 }
@@ -891,12 +906,12 @@ TEST_F_TIMEOUT(account, counts_equal_the_log, 60)
 	EXPECT_EQ(pages, c->dirtied_cpu[0] + c->dirtied_cpu[1]);
 	EXPECT_EQ(c->dirtied_cpu[0], vcpu_dirty(self->pid, 0));
 	EXPECT_EQ(c->dirtied_cpu[1], vcpu_dirty(self->pid, 1));
-	EXPECT_EQ(c->dirtied[DIRTY_WRITE_FAULT], vcpu_num(self->pid, 0, "dirty_write") +
-						 vcpu_num(self->pid, 1, "dirty_write"));
-	EXPECT_EQ(c->dirtied[DIRTY_MAP], vcpu_num(self->pid, 0, "dirty_map") +
-					 vcpu_num(self->pid, 1, "dirty_map"));
-	EXPECT_EQ(c->dirtied[DIRTY_HOST], vcpu_num(self->pid, 0, "dirty_host") +
-					  vcpu_num(self->pid, 1, "dirty_host"));
+	EXPECT_EQ(c->dirtied[DIRTY_WRITE_FAULT],
+		  vcpu_num(self->pid, 0, "dirty_write") + vcpu_num(self->pid, 1, "dirty_write"));
+	EXPECT_EQ(c->dirtied[DIRTY_MAP],
+		  vcpu_num(self->pid, 0, "dirty_map") + vcpu_num(self->pid, 1, "dirty_map"));
+	EXPECT_EQ(c->dirtied[DIRTY_HOST],
+		  vcpu_num(self->pid, 0, "dirty_host") + vcpu_num(self->pid, 1, "dirty_host"));
 	TH_LOG("%llu pages: write %llu, pml %llu, map %llu, host %llu", pages, c->dirtied[0],
 	       c->dirtied[1], c->dirtied[2], c->dirtied[3]);
 	/* Every source was there, or the equality says little. */

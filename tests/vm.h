@@ -30,57 +30,57 @@
 #include <time.h>
 #include <unistd.h>
 
-#define VM_MAX_CPUS	8
-#define VM_PAGE		4096UL
+#define VM_MAX_CPUS 8
+#define VM_PAGE 4096UL
 
 /* Guest-physical layout of the low slot. */
-#define VM_LOW_SIZE	0x100000UL
-#define VM_PML4		0x1000UL
-#define VM_PDPT		0x2000UL
-#define VM_PD		0x3000UL
-#define VM_GDT		0x4000UL
-#define VM_IDT		0x5000UL
-#define VM_CODE		0x10000UL
-#define VM_BOX		0x30000UL	/* one page per vCPU */
-#define VM_STACK	0x40000UL	/* one page per vCPU */
+#define VM_LOW_SIZE 0x100000UL
+#define VM_PML4 0x1000UL
+#define VM_PDPT 0x2000UL
+#define VM_PD 0x3000UL
+#define VM_GDT 0x4000UL
+#define VM_IDT 0x5000UL
+#define VM_CODE 0x10000UL
+#define VM_BOX 0x30000UL /* one page per vCPU */
+#define VM_STACK 0x40000UL /* one page per vCPU */
 
-#define VM_MEM		0x10000000UL
-#define VM_SLOT_LOW	0
-#define VM_SLOT_MEM	1
+#define VM_MEM 0x10000000UL
+#define VM_SLOT_LOW 0
+#define VM_SLOT_MEM 1
 
-#define VM_PORT_DONE	0x10
-#define VM_VECTOR	0x40		/* a fixed interrupt the guest counts */
+#define VM_PORT_DONE 0x10
+#define VM_VECTOR 0x40 /* a fixed interrupt the guest counts */
 
 enum vm_op {
 	OP_NOP,
-	OP_READ,		/* read each page once a round */
-	OP_WRITE,		/* write each page once a round */
-	OP_MIX,			/* by @seed: read or write pages in random order */
-	OP_SPIN,		/* count in @progress, touch nothing else */
+	OP_READ, /* read each page once a round */
+	OP_WRITE, /* write each page once a round */
+	OP_MIX, /* by @seed: read or write pages in random order */
+	OP_SPIN, /* count in @progress, touch nothing else */
 };
 
 /* vm_create() flags */
-#define VM_IRQCHIP	(1 << 0)
-#define VM_RING		(1 << 1)	/* dirty ring instead of the dirty bitmap */
-#define VM_SHARED	(1 << 2)	/* memory is shared with children */
-#define VM_MANUAL	(1 << 3)	/* KVM_CLEAR_DIRTY_LOG protects, not GET */
-#define VM_LOG		(1 << 4)	/* start with dirty logging on */
-#define VM_NO_MEM	(1 << 5)	/* the test adds the memory under test itself */
+#define VM_IRQCHIP (1 << 0)
+#define VM_RING (1 << 1) /* dirty ring instead of the dirty bitmap */
+#define VM_SHARED (1 << 2) /* memory is shared with children */
+#define VM_MANUAL (1 << 3) /* KVM_CLEAR_DIRTY_LOG protects, not GET */
+#define VM_LOG (1 << 4) /* start with dirty logging on */
+#define VM_NO_MEM (1 << 5) /* the test adds the memory under test itself */
 
-#define VM_RING_ENTRIES	1024
+#define VM_RING_ENTRIES 1024
 
 /* What a vCPU is to do and how far it is; one page in the low slot. */
 struct vm_box {
 	volatile uint32_t op;
 	volatile uint32_t stop;
-	volatile uint64_t first;	/* page of the memory under test */
-	volatile uint64_t count;	/* pages a round */
-	volatile uint64_t rounds;	/* 0: until @stop */
-	volatile uint64_t pause;	/* ticks of the TSC between two accesses */
+	volatile uint64_t first; /* page of the memory under test */
+	volatile uint64_t count; /* pages a round */
+	volatile uint64_t rounds; /* 0: until @stop */
+	volatile uint64_t pause; /* ticks of the TSC between two accesses */
 	volatile uint64_t seed;
-	volatile uint64_t value;	/* page p gets value + p */
-	volatile uint64_t progress;	/* accesses (or loops) done */
-	volatile uint64_t done;		/* ops finished */
+	volatile uint64_t value; /* page p gets value + p */
+	volatile uint64_t progress; /* accesses (or loops) done */
+	volatile uint64_t done; /* ops finished */
 	volatile uint64_t nmis;
 	volatile uint64_t irqs;
 };
@@ -139,19 +139,21 @@ static inline void sleep_ms(unsigned int ms)
  * Copied into the guest as it is: position independent, no data, no calls out
  * of the section, no vector registers (nothing set up the FPU there).
  */
-#define __guest __attribute__((section("guest_text"), noinline, noclone, used, \
-			       target("general-regs-only"), \
-			       optimize("no-jump-tables", "no-stack-protector", \
-					"no-tree-loop-distribute-patterns")))
+#define __guest                                                         \
+	__attribute__((section("guest_text"), noinline, noclone, used,  \
+		       target("general-regs-only"),                     \
+		       optimize("no-jump-tables", "no-stack-protector", \
+				"no-tree-loop-distribute-patterns")))
 
 extern const char __start_guest_text[], __stop_guest_text[];
 
 /* A macro, as a function for the host is not inlined into one for the guest. */
-#define vm_rdtsc() ({							\
-	uint32_t __lo, __hi;						\
-	asm volatile("rdtsc" : "=a"(__lo), "=d"(__hi));			\
-	(uint64_t)__hi << 32 | __lo;					\
-})
+#define vm_rdtsc()                                              \
+	({                                                      \
+		uint32_t __lo, __hi;                            \
+		asm volatile("rdtsc" : "=a"(__lo), "=d"(__hi)); \
+		(uint64_t) __hi << 32 | __lo;                   \
+	})
 
 static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 {
@@ -194,7 +196,7 @@ static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 			}
 		}
 		box->done++;
-		asm volatile("outb %%al, %0" :: "i"(VM_PORT_DONE), "a"(0) : "memory");
+		asm volatile("outb %%al, %0" ::"i"(VM_PORT_DONE), "a"(0) : "memory");
 	}
 }
 
@@ -343,10 +345,22 @@ static inline void vm_tables(struct vm *vm)
 
 static inline int cpu_setup(struct vm_cpu *cpu)
 {
-	struct kvm_segment code = { .base = 0, .limit = ~0U, .selector = 8, .type = 11,
-				    .present = 1, .s = 1, .l = 1, .g = 1 };
-	struct kvm_segment data = { .base = 0, .limit = ~0U, .selector = 16, .type = 3,
-				    .present = 1, .s = 1, .db = 1, .g = 1 };
+	struct kvm_segment code = { .base = 0,
+				    .limit = ~0U,
+				    .selector = 8,
+				    .type = 11,
+				    .present = 1,
+				    .s = 1,
+				    .l = 1,
+				    .g = 1 };
+	struct kvm_segment data = { .base = 0,
+				    .limit = ~0U,
+				    .selector = 16,
+				    .type = 3,
+				    .present = 1,
+				    .s = 1,
+				    .db = 1,
+				    .g = 1 };
 	struct kvm_segment tss = { .limit = 0x67, .type = 11, .present = 1 };
 	struct kvm_segment ldt = { .unusable = 1 };
 	struct kvm_regs regs = {
@@ -360,7 +374,7 @@ static inline int cpu_setup(struct vm_cpu *cpu)
 	struct {
 		struct kvm_cpuid2 head;
 		struct kvm_cpuid_entry2 entry[256];
-	} *cpuid;
+	} * cpuid;
 	struct kvm_sregs s;
 	int ret;
 
@@ -395,10 +409,10 @@ static inline int cpu_setup(struct vm_cpu *cpu)
 	s.gdt.limit = 3 * 8 - 1;
 	s.idt.base = VM_IDT;
 	s.idt.limit = 0xfff;
-	s.cr0 = 0x80000033;		/* PG, NE, ET, MP, PE */
+	s.cr0 = 0x80000033; /* PG, NE, ET, MP, PE */
 	s.cr3 = VM_PML4;
-	s.cr4 = 0x20;			/* PAE */
-	s.efer = 0x500;			/* LMA, LME */
+	s.cr4 = 0x20; /* PAE */
+	s.efer = 0x500; /* LMA, LME */
 	ret = vm_ioctl(cpu->fd, KVM_SET_SREGS, &s);
 	if (!ret)
 		ret = vm_ioctl(cpu->fd, KVM_SET_REGS, &regs);
@@ -432,9 +446,8 @@ static inline int vm_add_cpu(struct vm *vm, int id)
 	if (cpu->run == MAP_FAILED)
 		return -errno;
 	if (vm->flags & VM_RING) {
-		cpu->ring = mmap(NULL, VM_RING_ENTRIES * sizeof(*cpu->ring),
-				 PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd,
-				 KVM_DIRTY_LOG_PAGE_OFFSET * VM_PAGE);
+		cpu->ring = mmap(NULL, VM_RING_ENTRIES * sizeof(*cpu->ring), PROT_READ | PROT_WRITE,
+				 MAP_SHARED, cpu->fd, KVM_DIRTY_LOG_PAGE_OFFSET * VM_PAGE);
 		if (cpu->ring == MAP_FAILED)
 			return -errno;
 	}
@@ -600,11 +613,12 @@ static inline const char *cpu_text(struct vm_cpu *cpu)
 	ioctl(cpu->fd, KVM_GET_REGS, &r);
 	ioctl(cpu->fd, KVM_GET_SREGS, &s);
 	ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &e);
-	snprintf(text, sizeof(text),
-		 "vCPU %d, exit %d: rip %llx rsp %llx rdi %llx rax %llx rcx %llx rdx %llx rflags %llx cr0 %llx cr2 %llx cr3 %llx cr4 %llx efer %llx exception %d %d %x",
-		 cpu->id, cpu->run->exit_reason, r.rip, r.rsp, r.rdi, r.rax, r.rcx, r.rdx,
-		 r.rflags, s.cr0, s.cr2, s.cr3, s.cr4, s.efer, e.exception.nr,
-		 e.exception.injected, e.exception.error_code);
+	snprintf(
+		text, sizeof(text),
+		"vCPU %d, exit %d: rip %llx rsp %llx rdi %llx rax %llx rcx %llx rdx %llx rflags %llx cr0 %llx cr2 %llx cr3 %llx cr4 %llx efer %llx exception %d %d %x",
+		cpu->id, cpu->run->exit_reason, r.rip, r.rsp, r.rdi, r.rax, r.rcx, r.rdx, r.rflags,
+		s.cr0, s.cr2, s.cr3, s.cr4, s.efer, e.exception.nr, e.exception.injected,
+		e.exception.error_code);
 	return text;
 }
 
@@ -618,8 +632,9 @@ static inline int cpu_do(struct vm_cpu *cpu, enum vm_op op, uint64_t first, uint
 /* Map every page, then find all of them clean: reads fault no more, writes do. */
 static inline int vm_warm(struct vm *vm)
 {
-	return cpu_do(&vm->cpu[0], OP_WRITE, 0, vm->npages) ?:
-	       cpu_do(&vm->cpu[vm->ncpus - 1], OP_READ, 0, vm->npages) ?: harvest(vm) < 0;
+	return cpu_do(&vm->cpu[0], OP_WRITE, 0, vm->npages)		       ?:
+		       cpu_do(&vm->cpu[vm->ncpus - 1], OP_READ, 0, vm->npages) ?:
+										 harvest(vm) < 0;
 }
 
 static inline void *cpu_thread(void *arg)

@@ -18,8 +18,8 @@ FIXTURE_VARIANT(guest)
 	unsigned int flags;
 };
 
-FIXTURE_VARIANT_ADD(guest, legacy) { .flags = VM_LOG | VM_IRQCHIP };
-FIXTURE_VARIANT_ADD(guest, manual) { .flags = VM_LOG | VM_IRQCHIP | VM_MANUAL };
+FIXTURE_VARIANT_ADD(guest, legacy){ .flags = VM_LOG | VM_IRQCHIP };
+FIXTURE_VARIANT_ADD(guest, manual){ .flags = VM_LOG | VM_IRQCHIP | VM_MANUAL };
 
 FIXTURE_SETUP(guest)
 {

@@ -249,7 +249,8 @@ static int read_table(struct object *o, const struct btf *btf)
 	size_t ops_size, len;
 	int n = 0, type;
 
-	bpf_object__for_each_map(map, o->obj) {
+	bpf_object__for_each_map(map, o->obj)
+	{
 		if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS)
 			continue;
 		ops = map;
@@ -330,7 +331,8 @@ static int read_object(const char *path, struct object *o)
 	if (ret != OK)
 		return ret;
 
-	bpf_object__for_each_map(map, o->obj) {
+	bpf_object__for_each_map(map, o->obj)
+	{
 		const char *dot = strrchr(bpf_map__name(map), '.');
 
 		for (int k = 0; bpf_map__is_internal(map) && dot && k < VAR_KINDS; k++) {

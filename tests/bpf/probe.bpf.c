@@ -17,11 +17,12 @@ struct probe_counts counts SEC(".bss") = {};
  * An element of an array whose size is a power of two.  clang may test one
  * register and use another; this the verifier can follow.
  */
-#define AT(array, i) (*({							\
-	u64 __i = (i);							\
-	barrier_var(__i);						\
-	&(array)[__i & (sizeof(array) / sizeof((array)[0]) - 1)];	\
-}))
+#define AT(array, i)                                                      \
+	(*({                                                              \
+		u64 __i = (i);                                            \
+		barrier_var(__i);                                         \
+		&(array)[__i & (sizeof(array) / sizeof((array)[0]) - 1)]; \
+	}))
 
 static long until(u32 i, u64 *end)
 {

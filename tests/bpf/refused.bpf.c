@@ -125,8 +125,7 @@ struct kvm_throttle_ops bad_name = {
 };
 
 SEC(".struct_ops.link")
-struct kvm_throttle_ops no_name = {
-};
+struct kvm_throttle_ops no_name = {};
 
 SEC(".struct_ops.link")
 struct kvm_throttle_ops bad_flags = {

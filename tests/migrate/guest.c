@@ -50,13 +50,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE		4096UL
-#define WORDS		(PAGE / sizeof(uint64_t))
-#define MIB		(1UL << 20)
-#define SLICE_NS	2000000L
-#define BACKLOG_NS	8000000L
-#define MAX_CPUS	16
-#define MAX_FILL	4096
+#define PAGE 4096UL
+#define WORDS (PAGE / sizeof(uint64_t))
+#define MIB (1UL << 20)
+#define SLICE_NS 2000000L
+#define BACKLOG_NS 8000000L
+#define MAX_CPUS 16
+#define MAX_FILL 4096
 
 /* What a writer owns. Its generations lie apart from its pages, and their sum
  * apart from both: losing any one of the three shows.
@@ -65,12 +65,12 @@ struct writer {
 	uint8_t *mem;
 	uint32_t *gen;
 	size_t pages;
-	size_t base;			/* number of its first page */
-	double rate;			/* pages a second */
+	size_t base; /* number of its first page */
+	double rate; /* pages a second */
 	uint64_t rng;
 	_Atomic uint64_t written;
 	_Atomic uint64_t bad;
-	_Atomic int verify;		/* 1: asked for, 0: done */
+	_Atomic int verify; /* 1: asked for, 0: done */
 	size_t verified;
 	char pad[64];
 };
@@ -98,7 +98,7 @@ static void say(const char *fmt, ...)
 	n = vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
 	if (write(1, line, n) < 0)
-		return;		/* nobody left to tell */
+		return; /* nobody left to tell */
 }
 
 static _Noreturn void die(const char *what)
@@ -280,8 +280,8 @@ static void fill_ram(void)
 
 	while (fills < MAX_FILL && !sysinfo(&si) &&
 	       (uint64_t)si.freeram * si.mem_unit > (o_free + 1) * MIB) {
-		uint8_t *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		uint8_t *p =
+			mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (p == MAP_FAILED)
 			break;
@@ -317,8 +317,8 @@ int main(void)
 
 	setup();
 	sysinfo(&si);
-	say("guest: up rate=%ld ws=%ld writers=%ld cpus=%ld pattern=%s free=%luMiB\n", o_rate,
-	    o_ws, o_writers, o_cpus, o_rand ? "rand" : "seq", si.freeram * si.mem_unit / MIB);
+	say("guest: up rate=%ld ws=%ld writers=%ld cpus=%ld pattern=%s free=%luMiB\n", o_rate, o_ws,
+	    o_writers, o_cpus, o_rand ? "rand" : "seq", si.freeram * si.mem_unit / MIB);
 	if (si.freeram * (uint64_t)si.mem_unit < (o_ws + o_free / 2) * MIB) {
 		errno = ENOMEM;
 		die("the working set (load.ws) does not fit, give the guest more memory");
@@ -335,8 +335,8 @@ int main(void)
 		w->base = per * i;
 		w->rate = (double)o_rate * MIB / PAGE / o_writers;
 		w->rng = 0x2545f4914f6cdd1dULL * (i + 1);
-		w->mem = mmap(NULL, per * PAGE, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		w->mem = mmap(NULL, per * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			      -1, 0);
 		w->gen = mmap(NULL, per * sizeof(*w->gen), PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (w->mem == MAP_FAILED || w->gen == MAP_FAILED)
@@ -357,8 +357,8 @@ int main(void)
 		char key;
 
 		if (now < next) {
-			if (poll(&in, 1, (next - now) / 1000000 + 1) > 0 &&
-			    read(0, &key, 1) == 1 && key == 'v')
+			if (poll(&in, 1, (next - now) / 1000000 + 1) > 0 && read(0, &key, 1) == 1 &&
+			    key == 'v')
 				report_memory();
 			continue;
 		}

@@ -11,10 +11,8 @@ int main(int argc, char **argv)
 
 	if (!obj || bpf_object__load(obj))
 		return 1;
-	bpf_object__for_each_map(map, obj)
-		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS &&
-		    !bpf_map__attach_struct_ops(map))
-			return 1;
+	bpf_object__for_each_map(map, obj) if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS &&
+					       !bpf_map__attach_struct_ops(map)) return 1;
 	puts("ready");
 	fflush(stdout);
 	pause();
