@@ -290,7 +290,7 @@ TEST_F(core, update_is_refused)
 	}
 }
 
-TEST_F(core, a_policy_outlives_a_refused_update_by_a_good_one)
+TEST_F(core, update_replaces)
 {
 	struct probe *a = &self->a, *b = &self->b;
 	long long seq;

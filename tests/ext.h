@@ -339,7 +339,7 @@ static inline long long vcpu_dirty(pid_t pid, int vcpu)
 	       vcpu_num(pid, vcpu, "dirty_map") + vcpu_num(pid, vcpu, "dirty_host");
 }
 
-/* What is wrong with the state of the policy of that name, if it is not @state. */
+/* Is the policy of that name in that state? */
 static inline bool policy_is(const char *name, const char *state)
 {
 	char match[64];
