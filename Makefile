@@ -158,6 +158,26 @@ bench-migrate: all
 shell: all
 	$(Q)tests/machine/run --shell
 
+# --- install ----------------------------------------------------------------
+
+PREFIX ?= /usr/local
+# mark is a part of the tool, misbehave is for tests.
+shipped := $(filter-out %/mark.bpf.o %/misbehave.bpf.o,$(policies))
+
+install: tools policies
+	$(say) INSTALL $(DESTDIR)$(PREFIX)
+	$(Q)install -D build/kvmext $(DESTDIR)$(PREFIX)/sbin/kvmext
+	$(Q)install -D -m 644 user/kvmext.8 $(DESTDIR)$(PREFIX)/share/man/man8/kvmext.8
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/kvmext $(shipped)
+
+# depmod has "updates" go before the kernel's own modules.
+modules_install: modules
+	$(Q)[ -d $(DESTDIR)/lib/modules/$(KREL) ] || { \
+		echo "kvm_ext: $(DESTDIR)/lib/modules/$(KREL) is missing: no kernel $(KREL) is installed there; give KREL=RELEASE of one that is" >&2; exit 1; }
+	$(say) INSTALL $(DESTDIR)/lib/modules/$(KREL)/updates
+	$(Q)install -D -m 644 -t $(DESTDIR)/lib/modules/$(KREL)/updates $(modules)
+	$(Q)/sbin/depmod $(if $(DESTDIR),-b $(DESTDIR)) $(KREL)
+
 # --- the rest ---------------------------------------------------------------
 
 deps:
@@ -178,6 +198,8 @@ help:
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
+	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
+	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
 	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
 	@echo 'make deps                install what the build needs (root), or say what is missing'
 	@echo 'make update              pin the newest Debian kernel and QEMU again'
@@ -188,4 +210,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules policies tools tests-build test demo bench-migrate shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all modules modules_install install policies tools tests-build test demo bench-migrate shell deps update clean help vmlinux.h-update FORCE
