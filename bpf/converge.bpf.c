@@ -307,20 +307,14 @@ void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *
 		return;
 	}
 
-	vm = bpf_map_lookup_elem(&vms, &key);
-	if (!vm) {
-		bpf_map_update_elem(&vms, &key, &fresh, BPF_NOEXIST);
-		vm = bpf_map_lookup_elem(&vms, &key);
-		if (!vm)
-			return;
-	}
+	vm = rounds_vm(&vms, kvm, &fresh);
+	if (!vm)
+		return;
 
 	switch (ev->event) {
 	case KVM_THROTTLE_LOG_START:
-		vm->rounds.logging++;
-		break;
 	case KVM_THROTTLE_LOG_STOP:
-		if (--vm->rounds.logging <= 0) {
+		if (rounds_log(&vm->rounds, ev)) {
 			release(kvm, vm);
 			bpf_map_delete_elem(&vms, &key);
 		}

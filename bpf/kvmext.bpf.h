@@ -28,10 +28,10 @@
 
 #define KVMEXT_TAG(text) __attribute__((btf_decl_tag("kvmext:" text)))
 
-#define __KVMEXT_PARAM(lo, hi, uni, hlp)                                      \
-	KVMEXT_TAG("param")                                                   \
-	KVMEXT_TAG("min=" #lo) KVMEXT_TAG("max=" #hi) KVMEXT_TAG("unit=" uni) \
-		KVMEXT_TAG("help=" hlp)
+#define __KVMEXT_PARAM(lo, hi, uni, hlp) \
+	KVMEXT_TAG("param")              \
+	KVMEXT_TAG("min=" #lo)           \
+	KVMEXT_TAG("max=" #hi) KVMEXT_TAG("unit=" uni) KVMEXT_TAG("help=" hlp)
 
 /**
  * KVMEXT_PARAM_RO - a parameter fixed when the policy is loaded

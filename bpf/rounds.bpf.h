@@ -34,6 +34,37 @@ struct rounds {
 };
 
 /**
+ * rounds_vm - a VM's state in a policy's map, made if it is not there
+ * @map: from VM to what begins with struct rounds
+ * @kvm: the VM
+ * @fresh: what it is at first
+ *
+ * Return: the state; NULL if the map is full.
+ */
+static __always_inline void *rounds_vm(void *map, struct kvm *kvm, const void *fresh)
+{
+	u64 key = (u64)kvm;
+	void *vm = bpf_map_lookup_elem(map, &key);
+
+	if (!vm) {
+		bpf_map_update_elem(map, &key, fresh, BPF_NOEXIST);
+		vm = bpf_map_lookup_elem(map, &key);
+	}
+	return vm;
+}
+
+/**
+ * rounds_log - take in one KVM_THROTTLE_LOG_START or KVM_THROTTLE_LOG_STOP event
+ *
+ * Return: true if nothing is logged any more.
+ */
+static __always_inline bool rounds_log(struct rounds *r, const struct kvm_throttle_round *ev)
+{
+	r->logging += ev->event == KVM_THROTTLE_LOG_START ? 1 : -1;
+	return r->logging <= 0;
+}
+
+/**
  * rounds_harvest - take in one KVM_THROTTLE_HARVEST event
  *
  * Return: true if a new round began with it; then last_dirty and last_ns are
