@@ -290,6 +290,21 @@ struct object {
 
 /* object_open - read a policy file; asks nothing of the kernel and changes nothing */
 int object_open(const char *path, struct object *o);
+/**
+ * object_ready - read a policy file and its NAME=VALUEs, and see that it can be loaded here
+ * @path: the file
+ * @args: NAME=VALUE texts
+ * @n: how many
+ * @o: the policy
+ * @set: what @args say, for object_set()
+ *
+ * All that can be refused before anything changes: the file, the values, then privilege,
+ * kernel and bpffs.
+ *
+ * Return: OK or the code of what was reported.
+ */
+int object_ready(const char *path, char *const *args, int n, struct object *o,
+		 struct setting **set);
 /* object_set - give parameters other values than their defaults, before object_load() */
 void object_set(struct object *o, const struct setting *set, int n);
 /* object_load - verify and create it all in the kernel for one VM or all (0); not in force yet */

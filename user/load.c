@@ -166,17 +166,9 @@ int cmd_load(int argc, char **argv)
 	ret = parse_args(argc, argv, options, parse, "FILE [NAME=VALUE...]", doc, &a);
 	if (ret != OK)
 		return ret;
-	ret = object_open(a.file, &o);
-	if (ret == OK)
-		ret = settings_parse(o.name, &o.vars, a.set, a.n, false, &set);
-	if (ret == OK)
-		ret = need_privilege();
-	if (ret == OK)
-		ret = need_kernel();
+	ret = object_ready(a.file, a.set, a.n, &o, &set);
 	if (ret == OK && a.vm)
 		ret = need_vm(a.vm);
-	if (ret == OK)
-		ret = need_bpffs();
 	if (ret != OK)
 		return ret;
 	if (kill_switch_on())

@@ -592,6 +592,21 @@ static int fill_table(const struct object *o)
 	return OK;
 }
 
+int object_ready(const char *path, char *const *args, int n, struct object *o, struct setting **set)
+{
+	int ret = object_open(path, o);
+
+	if (ret == OK)
+		ret = settings_parse(o->name, &o->vars, args, n, false, set);
+	if (ret == OK)
+		ret = need_privilege();
+	if (ret == OK)
+		ret = need_kernel();
+	if (ret == OK)
+		ret = need_bpffs();
+	return ret;
+}
+
 int object_load(struct object *o, uint32_t vm)
 {
 	uint32_t off, size;

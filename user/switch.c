@@ -97,15 +97,7 @@ int cmd_switch(int argc, char **argv)
 	ret = parse_args(argc, argv, NULL, parse, "OLD FILE [NAME=VALUE...]", doc, &a);
 	if (ret != OK)
 		return ret;
-	ret = object_open(a.file, &o);
-	if (ret == OK)
-		ret = settings_parse(o.name, &o.vars, a.set, a.n, false, &set);
-	if (ret == OK)
-		ret = need_privilege();
-	if (ret == OK)
-		ret = need_kernel();
-	if (ret == OK)
-		ret = need_bpffs();
+	ret = object_ready(a.file, a.set, a.n, &o, &set);
 	if (ret == OK)
 		ret = pins_lock(PINS_WAIT);
 	if (ret == OK)
