@@ -130,7 +130,7 @@ TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
 # Programs that tests use, no tests themselves.
-test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c))
+test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c tests/bench/*.c))
 # The guest that migrates: an init, so static.
 test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
@@ -154,6 +154,9 @@ demo: all
 
 bench-migrate: all
 	$(Q)tests/migrate/bench --runs $(or $(RUNS),1)
+
+bench-exits: all
+	$(Q)tests/bench/exits.py
 
 shell: all
 	$(Q)tests/machine/run --shell
@@ -196,6 +199,7 @@ help:
 	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
+	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
@@ -210,4 +214,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules modules_install install policies tools tests-build test demo bench-migrate shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all modules modules_install install policies tools tests-build test demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What an exit costs: the TSC as the guest sees it round one exiting instruction,
+ * for each kind in the table below.  Where the TSC counts the host's instructions
+ * (QEMU -icount), that is how many the host takes from exit to entry.
+ *
+ * Prints a line of JSON per kind: the most frequent count of all iterations, as a
+ * timer interrupt of the host lands in a few of them; how many had it; the least.
+ *
+ *	exits [KIND...]		all kinds, or these
+ */
+#include <sys/eventfd.h>
+
+#include "vm.h"
+
+#define N 4096
+#define SAMPLES 0x50000UL /* in the low slot, behind the stacks of the vCPUs */
+_Static_assert(SAMPLES >= VM_STACK + VM_MAX_CPUS * VM_PAGE, "the stacks end before");
+_Static_assert(SAMPLES + N * 4 <= VM_LOW_SIZE, "the samples fit");
+
+#define PORT_USER 0x20f /* nobody's: KVM_EXIT_IO */
+#define PORT_PIC_MASK 0x21 /* of the PIC in the kernel, reads have no effect */
+#define PORT_EVENTFD 0x220
+#define MSR_KVM_POLL_CONTROL 0x4b564d05 /* KVM keeps the value, does nothing else */
+#define MSR_APIC_BASE 0x1b
+#define MSR_SELF_IPI 0x83f
+
+/* --- in the guest ----------------------------------------------------------- */
+
+/*
+ * Ticks of @set, which puts the operands in their places, and @insn, which exits;
+ * and of @set alone.  The address of the iteration comes in rdi.
+ */
+#define PROBE(name, set, insn)                    \
+	asm(".pushsection guest_text, \"ax\"\n"   \
+	    "probe_" #name ": push %rbx\n"        \
+	    "rdtsc\n"                             \
+	    "mov %eax, %esi\n" set "\n" insn "\n" \
+	    "rdtsc\n"                             \
+	    "sub %esi, %eax\n"                    \
+	    "pop %rbx\n"                          \
+	    "ret\n"                               \
+	    "base_" #name ": push %rbx\n"         \
+	    "rdtsc\n"                             \
+	    "mov %eax, %esi\n" set "\n"           \
+	    "rdtsc\n"                             \
+	    "sub %esi, %eax\n"                    \
+	    "pop %rbx\n"                          \
+	    "ret\n"                               \
+	    ".popsection\n");                     \
+	extern const char probe_##name[] asm("probe_" #name), base_##name[] asm("base_" #name)
+
+#define XSTR(x) #x
+#define STR(x) XSTR(x)
+#define SET_PORT(port) "mov $" STR(port) ", %edx"
+#define SET_MSR(msr, low) "mov $" STR(msr) ", %ecx; mov $" STR(low) ", %eax; xor %edx, %edx"
+
+PROBE(cpuid, "xor %eax, %eax; xor %ecx, %ecx", "cpuid");
+PROBE(io_kernel, SET_PORT(PORT_PIC_MASK), "in %dx, %al");
+PROBE(ioeventfd, SET_PORT(PORT_EVENTFD), "out %al, %dx");
+PROBE(msr_write, SET_MSR(MSR_KVM_POLL_CONTROL, 1), "wrmsr");
+PROBE(self_ipi, SET_MSR(MSR_SELF_IPI, VM_VECTOR), "wrmsr");
+PROBE(io_user, SET_PORT(PORT_USER), "out %al, %dx");
+PROBE(write, "", "movb $1, (%rdi)");
+
+/* What the guest is to do; where its mailbox would be. */
+struct job {
+	uint64_t probe; /* guest address of the probe */
+	uint64_t addr; /* its argument in the first iteration */
+	uint64_t step; /* added for the next one */
+};
+
+static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job)
+{
+	volatile uint32_t *sample = (void *)SAMPLES;
+
+	for (;;) {
+		uint32_t (*probe)(uint64_t) = (void *)job->probe;
+		uint64_t addr = job->addr, step = job->step;
+
+		for (int i = 0; i < N; i++, addr += step)
+			sample[i] = probe(addr);
+		asm volatile("outb %%al, %0" ::"i"(VM_PORT_DONE), "a"(0) : "memory");
+	}
+}
+
+/* --- the host's side ---------------------------------------------------------- */
+
+static int setup(struct vm *vm)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} x2apic = {
+		.head.nmsrs = 1,
+		/* BSP, enabled, x2APIC */
+		.entry = { .index = MSR_APIC_BASE, .data = 0xfee00d00 },
+	};
+	struct kvm_ioeventfd ioeventfd = {
+		.addr = PORT_EVENTFD,
+		.len = 1,
+		.flags = KVM_IOEVENTFD_FLAG_PIO,
+	};
+	struct kvm_regs regs;
+	int ret;
+
+	ret = vm_create(vm, 1, N, VM_LOG | VM_IRQCHIP);
+	if (ret)
+		return ret;
+	if (vm_ioctl(vm->cpu[0].fd, KVM_SET_MSRS, &x2apic) != 1)
+		return -EIO;
+	ioeventfd.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (ioeventfd.fd < 0)
+		return -errno;
+	ret = vm_ioctl(vm->fd, KVM_IOEVENTFD, &ioeventfd) ?:
+		      vm_ioctl(vm->cpu[0].fd, KVM_GET_REGS, &regs);
+	if (ret)
+		return ret;
+	regs.rip = guest_addr(guest_job);
+	/* No interrupt is taken: what a self-IPI costs is its own. */
+	regs.rflags = 2;
+	return vm_ioctl(vm->cpu[0].fd, KVM_SET_REGS, &regs);
+}
+
+static int run_probe(struct vm *vm, const char *probe, uint64_t step)
+{
+	struct vm_cpu *cpu = &vm->cpu[0];
+	struct job *job = (struct job *)cpu->box;
+	int ret;
+
+	job->probe = guest_addr(probe);
+	job->addr = VM_MEM;
+	job->step = step;
+	memset(vm->low + SAMPLES, 0, N * 4);
+	for (;;) {
+		ret = cpu_run(cpu);
+		if (ret != KVM_EXIT_IO || cpu->run->io.port != PORT_USER)
+			return ret;
+	}
+}
+
+/* --- kinds of exits ----------------------------------------------------------- */
+
+/* Before every run of a probe. */
+static int no_page_mapped(struct vm *vm)
+{
+	/* A slot that goes takes its mappings along. */
+	return vm_set_slot(vm, VM_SLOT_MEM, VM_MEM, 0, vm->mem, 0) ?: vm_log(vm, true);
+}
+
+static int every_page_protected(struct vm *vm)
+{
+	int ret = run_probe(vm, probe_write, VM_PAGE);
+
+	if (!ret)
+		ret = vm_harvest(vm);
+	return ret == N ? 0 : ret < 0 ? ret : -EUCLEAN;
+}
+
+#define KIND(text, insn, ...)                                                         \
+	{                                                                             \
+		.name = text, .probe = probe_##insn, .base = base_##insn, __VA_ARGS__ \
+	}
+
+static const struct kind {
+	const char *name;
+	const char *probe, *base;
+	uint64_t step; /* between two iterations' addresses in the memory under test */
+	int (*prepare)(struct vm *vm);
+} kinds[] = {
+	KIND("cpuid", cpuid),
+	KIND("io_kernel", io_kernel),
+	KIND("ioeventfd", ioeventfd),
+	KIND("msr_write", msr_write),
+	KIND("self_ipi", self_ipi),
+	KIND("io_user", io_user),
+	KIND("first_write", write, .step = VM_PAGE, .prepare = no_page_mapped),
+	KIND("write_protect", write, .step = VM_PAGE, .prepare = every_page_protected),
+};
+#define NKINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+/* --- counting ----------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The most frequent sample and how often it is there; the least one. */
+static uint32_t mode(struct vm *vm, int *count, uint32_t *min)
+{
+	uint32_t *s = vm->low + SAMPLES, best = 0;
+
+	qsort(s, N, sizeof(*s), compare);
+	*count = 0;
+	*min = s[0];
+	for (int i = 0, run = 1; i < N; i++, run++) {
+		if (i && s[i] != s[i - 1])
+			run = 1;
+		if (run > *count) {
+			*count = run;
+			best = s[i];
+		}
+	}
+	return best;
+}
+
+static int measure(struct vm *vm, const struct kind *k)
+{
+	uint32_t base, with, min;
+	int count, ret;
+
+	ret = run_probe(vm, k->base, k->step);
+	if (ret)
+		return ret;
+	base = mode(vm, &count, &min);
+	ret = k->prepare ? k->prepare(vm) : 0;
+	if (!ret)
+		ret = run_probe(vm, k->probe, k->step);
+	if (ret)
+		return ret;
+	with = mode(vm, &count, &min);
+	printf("{\"kind\": \"%s\", \"count\": %u, \"iterations\": %d, \"had_it\": %d, \"least\": %u}\n",
+	       k->name, with - base, N, count, min - base);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct vm vm;
+	int ret = setup(&vm);
+
+	if (ret) {
+		fprintf(stderr, "exits: cannot make a VM: %s\n", strerror(-ret));
+		return 1;
+	}
+	for (int a = 1; a < argc; a++) {
+		bool known = false;
+
+		for (size_t i = 0; i < NKINDS; i++)
+			known |= !strcmp(argv[a], kinds[i].name);
+		if (!known) {
+			fprintf(stderr, "exits: no kind of exit is called %s\n", argv[a]);
+			return 1;
+		}
+	}
+	for (size_t i = 0; i < NKINDS; i++) {
+		bool wanted = argc == 1;
+
+		for (int a = 1; a < argc; a++)
+			wanted |= !strcmp(argv[a], kinds[i].name);
+		if (!wanted)
+			continue;
+		ret = measure(&vm, &kinds[i]);
+		if (ret) {
+			fprintf(stderr, "exits: %s: error %d; %s\n", kinds[i].name, ret,
+				cpu_text(&vm.cpu[0]));
+			return 1;
+		}
+	}
+	vm_free(&vm);
+	return 0;
+}
