@@ -123,6 +123,10 @@ int fail_usage(const char *cmd, const char *fmt, ...) __printf(2, 3);
 int fail_count(void);
 /* say - a line for people about what was done; silent with --quiet and --json */
 void say(const char *fmt, ...) __printf(1, 2);
+/* print - like printf, for all that has others' texts in it */
+void print(const char *fmt, ...) __printf(1, 2);
+/* printable - take out what a terminal would obey, but for the characters in @keep */
+void printable(char *s, const char *keep);
 /* str - like asprintf, but never fails; the caller frees it, or the exit does */
 char *str(const char *fmt, ...) __printf(1, 2);
 /* nearest - the one of @n names that @s may have meant, or NULL */
@@ -266,6 +270,8 @@ extern const int nr_tables;
 /**
  * struct object - a policy file, opened and found good
  * @path: where it is
+ * @file: contents, until it is opened
+ * @size: of @file
  * @obj: libbpf's view
  * @ops: its table
  * @table: which table that is
@@ -277,6 +283,8 @@ extern const int nr_tables;
  */
 struct object {
 	const char *path;
+	char *file;
+	size_t size;
 	struct bpf_object *obj;
 	struct bpf_map *ops;
 	const struct table *table;
@@ -288,8 +296,19 @@ struct object {
 	struct bpf_map *map[VAR_KINDS];
 };
 
+/*
+ * object_file - get a file's contents, for object_open() to read
+ *
+ * Once: who can write to the file, or to its folder, must not be able to show one
+ * to the checks and another to libbpf.
+ */
+int object_file(const char *path, struct object *o);
 /* object_open - read a policy file; asks nothing of the kernel and changes nothing */
-int object_open(const char *path, struct object *o);
+int object_open(struct object *o);
+/* object_read - the same with nothing between us and libbpf, which bad contents may crash */
+int object_read(struct object *o);
+/* object_prog - the program in the policy's table for its member @m, or NULL */
+const struct bpf_program *object_prog(const struct object *o, const struct btf_member *m);
 /**
  * object_ready - read a policy file and its NAME=VALUEs, and see that it can be loaded here
  * @path: the file
@@ -339,6 +358,8 @@ bool kvm_has_table(const struct table *t);
 /* need_kernel - E_ENV with the reason if policies cannot work in this kernel */
 int need_kernel(void);
 int need_privilege(void);
+/* drop_rights - be nobody from here on, to read what strangers made */
+void drop_rights(void);
 int need_bpffs(void);
 bool kill_switch_on(void);
 uint64_t missing_caps(char *names, size_t size);

@@ -39,12 +39,40 @@ char *str(const char *fmt, ...)
 	return s;
 }
 
-/* An error is one line, whatever a kernel log or a file name brings in. */
-static void one_line(char *s)
+/* The length of the UTF-8 character at @s, 0 if it is none; @c is which. */
+static int utf8(const unsigned char *s, uint32_t *c)
 {
-	for (; *s; s++)
-		if ((unsigned char)*s < ' ' || *s == 0x7f)
-			*s = ' ';
+	int n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : *s < 0xf8 ? 4 : 0;
+
+	*c = n > 1 ? *s & (0x7f >> n) : *s;
+	for (int i = 1; i < n; i++) {
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+		*c = *c << 6 | (s[i] & 0x3f);
+	}
+	return n;
+}
+
+/*
+ * Names of processes, texts in objects and messages of policies are others' choice,
+ * and a terminal obeys control characters: those of ASCII, U+0080 to U+009F, and
+ * those that turn the direction of writing round.
+ */
+void printable(char *s, const char *keep)
+{
+	while (*s) {
+		uint32_t c;
+		int n = utf8((unsigned char *)s, &c);
+
+		if (n == 1 && c < 0x7f && (c >= ' ' || strchr(keep, c))) {
+			s++;
+		} else if (n > 1 && c >= 0xa0 && c != 0x200e && c != 0x200f &&
+			   !(c >= 0x2028 && c <= 0x202e) && !(c >= 0x2066 && c <= 0x2069)) {
+			s += n;
+		} else {
+			*s++ = c < ' ' ? ' ' : '?';
+		}
+	}
 }
 
 static int failures;
@@ -59,7 +87,8 @@ static int vfail(enum code code, const char *hint, const char *fmt, va_list ap)
 	char *msg = vstr(fmt, ap);
 
 	failures++;
-	one_line(msg);
+	/* An error is one line, whatever a kernel log or a file name brings in. */
+	printable(msg, "");
 	if (g.json) {
 		j_open(NULL, '{');
 		j_open("error", '{');
@@ -72,7 +101,7 @@ static int vfail(enum code code, const char *hint, const char *fmt, va_list ap)
 	} else if (hint) {
 		char *h = str("%s", hint);
 
-		one_line(h);
+		printable(h, "");
 		fprintf(stderr, "kvmext: %s; %s\n", msg, h);
 		free(h);
 	} else {
@@ -106,6 +135,19 @@ int fail_usage(const char *cmd, const char *fmt, ...)
 	return ret;
 }
 
+static void vprint(const char *fmt, va_list ap)
+{
+	char *s = vstr(fmt, ap);
+	size_t len = strlen(s);
+	bool nl = len && s[len - 1] == '\n';
+
+	/* Only the format ends a line. */
+	s[len - nl] = 0;
+	printable(s, "");
+	printf("%s%s", s, nl ? "\n" : "");
+	free(s);
+}
+
 void say(const char *fmt, ...)
 {
 	va_list ap;
@@ -113,9 +155,18 @@ void say(const char *fmt, ...)
 	if (g.quiet || g.json)
 		return;
 	va_start(ap, fmt);
-	vprintf(fmt, ap);
+	vprint(fmt, ap);
 	va_end(ap);
 	putchar('\n');
+}
+
+void print(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vprint(fmt, ap);
+	va_end(ap);
 }
 
 static int distance(const char *a, const char *b)

@@ -132,26 +132,26 @@ static void show_policy(const struct policies *ps, const struct policy *p)
 	const char *dump = rec_str(r, "dump");
 	uint64_t since;
 
-	printf("policy '%s' (%s, for %s): %s", p->instance, rec_str(r, "table") ?: "-",
-	       p->vm ? str("VM %u", p->vm) : "every VM", state ? state : "-");
+	print("policy '%s' (%s, for %s): %s", p->instance, rec_str(r, "table") ?: "-",
+	      p->vm ? str("VM %u", p->vm) : "every VM", state ? state : "-");
 	if (rec_num(r, "since_ns", &since) && since <= ps->st.read_ns)
-		printf(" since %s", duration(ps->st.read_ns - since));
-	printf(", %s calls", rec_str(r, "calls") ?: "-");
+		print(" since %s", duration(ps->st.read_ns - since));
+	print(", %s calls", rec_str(r, "calls") ?: "-");
 	if (rec_u64(r, "invalid"))
-		printf(", %s invalid answers", rec_str(r, "invalid"));
+		print(", %s invalid answers", rec_str(r, "invalid"));
 	if (rec_u64(r, "clamped"))
-		printf(", %s answers clamped", rec_str(r, "clamped"));
+		print(", %s answers clamped", rec_str(r, "clamped"));
 	if (rec_u64(r, "slow"))
-		printf(", %s slow calls", rec_str(r, "slow"));
-	putchar('\n');
+		print(", %s slow calls", rec_str(r, "slow"));
+	print("\n");
 	if (state && !strcmp(state, "ejected")) {
-		printf("  ejected for: %s, code %s: %s\n", rec_str(r, "kind") ?: "-",
-		       rec_str(r, "code") ?: "-", msg && *msg ? msg : "no message");
+		print("  ejected for: %s, code %s: %s\n", rec_str(r, "kind") ?: "-",
+		      rec_str(r, "code") ?: "-", msg && *msg ? msg : "no message");
 		if (dump && *dump)
-			printf("  %s\n", dump);
+			print("  %s\n", dump);
 	}
 	if (state && !strcmp(state, "vm-gone"))
-		printf("  its VM has exited: kvmext unload %s\n", p->instance);
+		print("  its VM has exited: kvmext unload %s\n", p->instance);
 }
 
 static void show_vm(const struct state *before, const struct state *now, const struct rec *vm)
@@ -165,14 +165,14 @@ static void show_vm(const struct state *before, const struct state *now, const s
 	char *comm = proc_comm(pid);
 	int n = 0;
 
-	printf("VM %lu (%s): policy %s, %s vCPUs, dirty logging %s, %s harvests, %s ring resets, "
-	       "%s pages last\n",
-	       pid, comm ? comm : "-", rec_str(vm, "policy") ?: "-", rec_str(vm, "vcpus") ?: "-",
-	       !rec_str(vm, "logging") ? "-" :
-	       rec_u64(vm, "logging")  ? "on" :
-					 "off",
-	       rec_str(vm, "harvests") ?: "-", rec_str(vm, "ring_resets") ?: "-",
-	       rec_str(vm, "last_dirty") ?: "-");
+	print("VM %lu (%s): policy %s, %s vCPUs, dirty logging %s, %s harvests, %s ring resets, "
+	      "%s pages last\n",
+	      pid, comm ? comm : "-", rec_str(vm, "policy") ?: "-", rec_str(vm, "vcpus") ?: "-",
+	      !rec_str(vm, "logging") ? "-" :
+	      rec_u64(vm, "logging")  ? "on" :
+					"off",
+	      rec_str(vm, "harvests") ?: "-", rec_str(vm, "ring_resets") ?: "-",
+	      rec_str(vm, "last_dirty") ?: "-");
 	for (const struct rec *r = next_vcpu(now, vm); r; r = next_vcpu(now, r)) {
 		struct rate rt = rate(before, now, r);
 
