@@ -23,7 +23,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static void json_object(const struct object *o)
 {
 	const struct btf *btf = bpf_object__btf(o->obj);
-	const char *data = bpf_map__initial_value(o->ops, NULL);
 
 	j_open(NULL, '{');
 	j_str("file", o->path);
@@ -33,13 +32,8 @@ static void json_object(const struct object *o)
 	j_open("ops", '[');
 	for (int i = 0; i < btf_vlen(o->ops_type); i++) {
 		const struct btf_member *m = btf_members(o->ops_type) + i;
-		int id = btf__resolve_type(btf, m->type);
-		void *prog;
 
-		if (id <= 0 || !btf_is_ptr(btf__type_by_id(btf, id)))
-			continue;
-		memcpy(&prog, data + btf_member_bit_offset(o->ops_type, i) / 8, sizeof(prog));
-		if (prog)
+		if (object_prog(o, m))
 			j_str(NULL, btf__str_by_offset(btf, m->name_off));
 	}
 	j_close(']');
@@ -83,8 +77,8 @@ static void show_object(const struct object *o)
 					   { "MEANING", false } };
 	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
 
-	printf("%s: %s policy '%s'%s%s\n", o->path, o->table->name, o->name, o->about ? ": " : "",
-	       o->about ? o->about : "");
+	print("%s: %s policy '%s'%s%s\n", o->path, o->table->name, o->name, o->about ? ": " : "",
+	      o->about ? o->about : "");
 	for (int i = 0; i < o->vars.n; i++) {
 		const struct var *v = &o->vars.v[i];
 		char *range = NULL;
@@ -107,15 +101,18 @@ static void show_object(const struct object *o)
 static int list_files(const struct list_args *a)
 {
 	struct object *o = calloc(a->n, sizeof(*o));
+	int ret = OK;
 
 	if (!o)
 		abort();
-	for (int i = 0; i < a->n; i++) {
-		int ret = object_open(a->file[i], &o[i]);
-
-		if (ret != OK)
-			return ret;
-	}
+	for (int i = 0; i < a->n && ret == OK; i++)
+		ret = object_file(a->file[i], &o[i]);
+	/* Root may look at a stranger's file, and nothing more needs root. */
+	drop_rights();
+	for (int i = 0; i < a->n && ret == OK; i++)
+		ret = object_open(&o[i]);
+	if (ret != OK)
+		return ret;
 	if (g.json) {
 		j_open(NULL, '{');
 		j_open("files", '[');

@@ -33,8 +33,10 @@ static int log_print(enum libbpf_print_level level, const char *fmt, va_list ap)
 	len = vasprintf(&text, fmt, ap);
 	if (len < 0)
 		return 0;
-	if (g.verbose)
+	if (g.verbose) {
+		printable(text, "\n\t");
 		fputs(text, stderr);
+	}
 	if (level != LIBBPF_DEBUG) {
 		log_buf = realloc(log_buf, log_len + len + 1);
 		if (!log_buf)
@@ -130,16 +132,16 @@ static int bad(const char *path, const char *what)
 }
 
 /*
- * libbpf trusts an ELF file's headers more than a file that was cut short or
- * damaged deserves: see first that all of it is there.
+ * The file is read once: who can write to it, or to its folder, must not be able
+ * to show one file to the checks and another to libbpf.
  */
-static int elf_check(const char *path)
+int object_file(const char *path, struct object *o)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), ret = OK;
 	struct stat st = {};
-	Elf64_Ehdr eh;
-	size_t n = 0;
+	ssize_t n = 1;
 
+	*o = (struct object){ .path = path };
 	if (fd < 0 || fstat(fd, &st)) {
 		ret = fail(E_OBJECT, errno == ENOENT ? "check the path" : NULL,
 			   "cannot open %s: %s", path, strerror(errno));
@@ -153,49 +155,127 @@ static int elf_check(const char *path)
 		ret = bad(path, "is far too big to be a policy");
 		goto out;
 	}
-	if (pread(fd, &eh, sizeof(eh), 0) != sizeof(eh) || memcmp(eh.e_ident, ELFMAG, SELFMAG)) {
-		ret = bad(path, "is no ELF object");
-		goto out;
+	o->file = malloc(st.st_size + 1);
+	if (!o->file)
+		abort();
+	while (o->size < (size_t)st.st_size && n > 0) {
+		n = read(fd, o->file + o->size, st.st_size - o->size);
+		if (n > 0)
+			o->size += n;
 	}
-	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != EM_BPF || eh.e_type != ET_REL) {
-		ret = bad(path, "is an ELF file, but no BPF object");
-		goto out;
-	}
-	if (eh.e_ident[EI_DATA] != ELFDATA2LSB) {
-		ret = bad(path, "is a BPF object for the other byte order");
-		goto out;
-	}
-	if (eh.e_shentsize != sizeof(Elf64_Shdr) || eh.e_shoff > (size_t)st.st_size ||
-	    eh.e_shoff + (size_t)eh.e_shnum * sizeof(Elf64_Shdr) > (size_t)st.st_size) {
-		ret = bad(path, "is truncated or corrupt: its section table is not all there");
-		goto out;
-	}
-	for (; n < eh.e_shnum; n++) {
-		Elf64_Shdr sh;
-
-		if (pread(fd, &sh, sizeof(sh), eh.e_shoff + n * sizeof(sh)) != sizeof(sh))
-			break;
-		if (sh.sh_type != SHT_NOBITS && sh.sh_type != SHT_NULL &&
-		    (sh.sh_offset > (size_t)st.st_size || sh.sh_size > st.st_size - sh.sh_offset))
-			break;
-		if (sh.sh_type == SHT_NOBITS && sh.sh_size > FILE_MAX)
-			break;
-	}
-	if (n < eh.e_shnum)
-		ret = bad(path, "is truncated or corrupt: a section is not all there");
+	if (n < 0)
+		ret = fail(E_OBJECT, NULL, "cannot read %s: %s", path, strerror(errno));
 out:
 	if (fd >= 0)
 		close(fd);
 	return ret;
 }
 
-static int read_object(const char *path, struct object *o);
+/*
+ * libbpf trusts an ELF file's headers more than a file that was cut short or
+ * damaged deserves: see first that all of it is there.
+ */
+static int elf_check(const char *path, const char *data, size_t size)
+{
+	Elf64_Ehdr eh;
+	Elf64_Shdr sh;
+
+	if (size < sizeof(eh) || memcmp(data, ELFMAG, SELFMAG))
+		return bad(path, "is no ELF object");
+	memcpy(&eh, data, sizeof(eh));
+	if (eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_machine != EM_BPF || eh.e_type != ET_REL)
+		return bad(path, "is an ELF file, but no BPF object");
+	if (eh.e_ident[EI_DATA] != ELFDATA2LSB)
+		return bad(path, "is a BPF object for the other byte order");
+	if (eh.e_shentsize != sizeof(sh) || eh.e_shoff > size ||
+	    eh.e_shnum > (size - eh.e_shoff) / sizeof(sh))
+		return bad(path, "is truncated or corrupt: its section table is not all there");
+	for (int i = 0; i < eh.e_shnum; i++) {
+		memcpy(&sh, data + eh.e_shoff + i * sizeof(sh), sizeof(sh));
+		if (sh.sh_type == SHT_NOBITS ?
+			    sh.sh_size > FILE_MAX :
+			    sh.sh_type != SHT_NULL &&
+				    (sh.sh_offset > size || sh.sh_size > size - sh.sh_offset))
+			return bad(path, "is truncated or corrupt: a section is not all there");
+	}
+	return OK;
+}
+
+/*
+ * libbpf checks that BTF's types and names are there, but adds up places and sizes
+ * of variables as they come.
+ */
+static int btf_check(const char *path, const void *data, size_t size)
+{
+	struct btf *btf = btf__new(data, size);
+	int n = btf ? (int)btf__type_cnt(btf) : 0, ret = btf ? OK : bad(path, "has corrupt BTF");
+
+	for (int i = 1; i < n && ret == OK; i++) {
+		const struct btf_type *t = btf__type_by_id(btf, i);
+		const struct btf_var_secinfo *vsi = btf_var_secinfos(t);
+
+		for (int j = 0; btf_is_datasec(t) && j < btf_vlen(t); j++, vsi++) {
+			const struct btf_type *v = btf__type_by_id(btf, vsi->type);
+			int64_t len = btf_is_var(v) ? btf__resolve_size(btf, vsi->type) : 0;
+
+			if ((!btf_is_var(v) && !btf_is_func(v)) || vsi->offset > FILE_MAX ||
+			    vsi->size > FILE_MAX || len > FILE_MAX) {
+				ret = bad(path, "has corrupt BTF: a variable is nowhere");
+				break;
+			}
+		}
+	}
+	btf__free(btf);
+	return ret;
+}
+
+/* It believes symbols, too, when they say where in a section a variable is. */
+static bool symbols_good(const char *data, const Elf64_Ehdr *eh, const Elf64_Shdr *tab)
+{
+	Elf64_Shdr sh;
+	Elf64_Sym sym;
+
+	for (size_t i = 0; i < tab->sh_size / sizeof(sym); i++) {
+		memcpy(&sym, data + tab->sh_offset + i * sizeof(sym), sizeof(sym));
+		if (sym.st_shndx == SHN_UNDEF || sym.st_shndx >= SHN_LORESERVE)
+			continue;
+		if (sym.st_shndx >= eh->e_shnum)
+			return false;
+		memcpy(&sh, data + eh->e_shoff + sym.st_shndx * sizeof(sh), sizeof(sh));
+		if (sym.st_value > sh.sh_size || sym.st_size > sh.sh_size - sym.st_value)
+			return false;
+	}
+	return true;
+}
+
+static int sections_check(const char *path, const char *data)
+{
+	static const char btf[] = ".BTF";
+	Elf64_Shdr sh, names = {};
+	Elf64_Ehdr eh;
+
+	memcpy(&eh, data, sizeof(eh));
+	if (eh.e_shstrndx < eh.e_shnum)
+		memcpy(&names, data + eh.e_shoff + eh.e_shstrndx * sizeof(sh), sizeof(names));
+	for (int i = 0; i < eh.e_shnum; i++) {
+		memcpy(&sh, data + eh.e_shoff + i * sizeof(sh), sizeof(sh));
+		if (sh.sh_type == SHT_SYMTAB && !symbols_good(data, &eh, &sh))
+			return bad(path, "is corrupt: a symbol is nowhere");
+		if (sh.sh_type != SHT_PROGBITS || names.sh_type != SHT_STRTAB ||
+		    names.sh_size < sizeof(btf) || sh.sh_name > names.sh_size - sizeof(btf) ||
+		    memcmp(data + names.sh_offset + sh.sh_name, btf, sizeof(btf)))
+			continue;
+		if (btf_check(path, data + sh.sh_offset, sh.sh_size) != OK)
+			return E_OBJECT;
+	}
+	return OK;
+}
 
 /*
  * A file may be damaged in ways that make libbpf or libelf crash.  Let a child
  * read it first; what it did not survive, we do not try.
  */
-static int survives(const char *path)
+static int survives(const struct object *o)
 {
 	int status = 0;
 	pid_t pid;
@@ -207,20 +287,21 @@ static int survives(const char *path)
 	if (!pid) {
 		int null = open("/dev/null", O_WRONLY);
 		struct rlimit cpu = { 20, 21 };
-		struct object o;
+		struct object copy = *o;
 
 		dup2(null, 1);
 		dup2(null, 2);
 		/* CPU time: a disk that is slow says nothing of the file. */
 		setrlimit(RLIMIT_CPU, &cpu);
 		g.verbose = false;
-		read_object(path, &o);
+		drop_rights();
+		object_read(&copy);
 		_exit(0);
 	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (WIFSIGNALED(status))
-		return bad(path, "is corrupt: reading it crashes libbpf");
+		return bad(o->path, "is corrupt: reading it crashes libbpf");
 	return OK;
 }
 
@@ -243,19 +324,20 @@ static int find_member(const struct btf *btf, const struct btf_type *t, const ch
 
 static int read_table(struct object *o, const struct btf *btf)
 {
-	int sec_id = btf__find_by_name_kind(btf, ".struct_ops.link", BTF_KIND_DATASEC);
-	const struct btf_var_secinfo *vsi;
 	uint32_t off, size, vm_off, vm_size;
 	const struct bpf_map *ops = NULL;
 	struct bpf_map *map;
 	const char *ops_name, *flavour, *data;
 	size_t ops_size, len;
-	int n = 0, type;
+	int n = 0, var;
 
 	bpf_object__for_each_map(map, o->obj)
 	{
 		if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS)
 			continue;
+		/* One in .maps has no table behind it, which libbpf would find out too late. */
+		if (!bpf_map__autoattach(map))
+			return bad(o->path, "has an op table in SEC(\".maps\")");
 		ops = map;
 		o->ops = map;
 		n++;
@@ -267,16 +349,16 @@ static int read_table(struct object *o, const struct btf *btf)
 	if (n > 1)
 		return fail(E_OBJECT, "put each in a file of its own", "%s has %d op tables",
 			    o->path, n);
-	if (sec_id < 0 || !(bpf_map__map_flags(ops) & BPF_F_LINK))
+	if (!(bpf_map__map_flags(ops) & BPF_F_LINK))
 		return fail(E_OBJECT, "declare it with SEC(\".struct_ops.link\")",
 			    "%s's table '%s' cannot be linked", o->path, bpf_map__name(ops));
 
-	vsi = btf_var_secinfos(btf__type_by_id(btf, sec_id));
-	type = btf__resolve_type(btf, vsi->type);
-	if (type < 0)
+	o->ops_type = btf__type_by_id(btf, bpf_map__btf_value_type_id(ops));
+	if (!o->ops_type || !btf_is_struct(o->ops_type))
 		return bad(o->path, "is corrupt: its table has no type");
-	o->ops_type = btf__type_by_id(btf, type);
-	o->about = btf_tag(btf, vsi->type, "about");
+	var = btf__find_by_name_kind(btf, bpf_map__name(ops), BTF_KIND_VAR);
+	if (var > 0)
+		o->about = btf_tag(btf, var, "about");
 	ops_name = btf__str_by_offset(btf, o->ops_type->name_off);
 	/* As libbpf does: what follows "___" only tells types of one name apart. */
 	flavour = strstr(ops_name, "___");
@@ -314,17 +396,27 @@ static int open_error(const char *path, int err)
 		    "%s is no good BPF object: %s", path, line ? line : strerror(-err));
 }
 
-static int read_object(const char *path, struct object *o)
+int object_read(struct object *o)
 {
+	LIBBPF_OPTS(bpf_object_open_opts, opts);
 	size_t sizes[VAR_KINDS] = {};
+	const char *path = o->path;
+	char *name = str("%s", basename(path));
 	struct bpf_map *map;
 	const char *wrong;
 	struct btf *btf;
 	int ret;
 
-	*o = (struct object){ .path = path };
+	ret = elf_check(path, o->file, o->size);
+	if (ret == OK)
+		ret = sections_check(path, o->file);
+	if (ret != OK)
+		return ret;
 	log_clear();
-	o->obj = bpf_object__open_file(path, NULL);
+	/* As libbpf names what it opens by path: maps are called after it. */
+	name[strcspn(name, ".")] = 0;
+	opts.object_name = name;
+	o->obj = bpf_object__open_mem(o->file, o->size, &opts);
 	if (!o->obj)
 		return open_error(path, -errno);
 	btf = bpf_object__btf(o->obj);
@@ -362,13 +454,15 @@ static int read_object(const char *path, struct object *o)
 	return OK;
 }
 
-int object_open(const char *path, struct object *o)
+int object_open(struct object *o)
 {
-	int ret = elf_check(path);
+	int ret = survives(o);
 
 	if (ret == OK)
-		ret = survives(path);
-	return ret == OK ? read_object(path, o) : ret;
+		ret = object_read(o);
+	free(o->file);
+	o->file = NULL;
+	return ret;
 }
 
 void object_set(struct object *o, const struct setting *set, int n)
@@ -462,17 +556,38 @@ static int check_members(const struct object *o)
 	return OK;
 }
 
+/*
+ * The program for a member of the table.  libbpf puts pointers there, but only
+ * where a relocation stands: what else is there is only bytes of the file.
+ */
+const struct bpf_program *object_prog(const struct object *o, const struct btf_member *m)
+{
+	const struct btf *btf = bpf_object__btf(o->obj);
+	const char *data = bpf_map__initial_value(o->ops, NULL);
+	struct bpf_program *prog, *p;
+	uint32_t off, size;
+
+	if (find_member(btf, o->ops_type, btf__str_by_offset(btf, m->name_off), &off, &size) ||
+	    size != sizeof(prog))
+		return NULL;
+	memcpy(&prog, data + off, sizeof(prog));
+	bpf_object__for_each_program(p, o->obj) if (p == prog) return p;
+	return NULL;
+}
+
 /* Whether the op's program is declared SEC("struct_ops.s/..."). */
 static bool op_sleeps(const struct object *o, const char *op)
 {
-	const char *data = bpf_map__initial_value(o->ops, NULL);
-	struct bpf_program *prog;
-	uint32_t off, size;
+	const struct btf *btf = bpf_object__btf(o->obj);
 
-	if (find_member(bpf_object__btf(o->obj), o->ops_type, op, &off, &size) || size != 8)
-		return false;
-	memcpy(&prog, data + off, sizeof(prog));
-	return prog && !strncmp(bpf_program__section_name(prog), "struct_ops.s", 12);
+	for (int i = 0; i < btf_vlen(o->ops_type); i++) {
+		const struct btf_member *m = btf_members(o->ops_type) + i;
+		const struct bpf_program *prog = object_prog(o, m);
+
+		if (prog && !strcmp(btf__str_by_offset(btf, m->name_off), op))
+			return !strncmp(bpf_program__section_name(prog), "struct_ops.s", 12);
+	}
+	return false;
 }
 
 /* Which of libbpf's and the verifier's lines tells what is wrong, in our words. */
@@ -576,10 +691,9 @@ static int fill_table(const struct object *o)
 		id = btf__resolve_type(btf, m->type);
 		mt = id > 0 ? btf__type_by_id(btf, id) : NULL;
 		if (mt && btf_is_ptr(mt)) {
-			const struct bpf_program *prog;
+			const struct bpf_program *prog = object_prog(o, m);
 			unsigned long fd;
 
-			memcpy(&prog, data + off, sizeof(prog));
 			if (!prog)
 				continue;
 			fd = bpf_program__fd(prog);
@@ -597,8 +711,10 @@ static int fill_table(const struct object *o)
 
 int object_ready(const char *path, char *const *args, int n, struct object *o, struct setting **set)
 {
-	int ret = object_open(path, o);
+	int ret = object_file(path, o);
 
+	if (ret == OK)
+		ret = object_open(o);
 	if (ret == OK)
 		ret = settings_parse(o->name, &o->vars, args, n, false, set);
 	if (ret == OK)
