@@ -45,6 +45,7 @@ fails 5 "no op of this kernel" "a program for no known op" switch params-1.0 $B/
 fails 5 "no op of its table" "a program that no op names" switch params-1.0 $B/tool_orphan.bpf.o
 fails 5 "built for another kernel.*of_another_kernel" "another kernel's object (field)" switch params-1.0 $B/tool_core.bpf.o
 fails 5 "kvm_throttle_of_another_kernel()" "another kernel's object (function)" switch params-1.0 $B/tool_kfunc.bpf.o
+fails 5 "asks to be pinned" "a map to be pinned" switch params-1.0 $B/tool_pin.bpf.o
 fails 5 "out of its range" "a default out of its own range" switch params-1.0 $B/tool_range.bpf.o
 fails 10 "may sleep" "a sleepable program where none may be" switch params-1.0 $B/tool_sleep.bpf.o
 fails 10 "verifier refuses 'writes'" "a program that the verifier refuses" switch params-1.0 $B/tool_refused.bpf.o

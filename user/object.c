@@ -430,6 +430,12 @@ int object_read(struct object *o)
 	{
 		const char *dot = strrchr(bpf_map__name(map), '.');
 
+		/* It would be left there, or be another program's. */
+		if (bpf_map__pin_path(map))
+			return fail(E_OBJECT, "declare it without pinning",
+				    "%s's map '%s' asks to be pinned as %s", o->path,
+				    bpf_map__name(map), bpf_map__pin_path(map));
+
 		for (int k = 0; bpf_map__is_internal(map) && dot && k < VAR_KINDS; k++) {
 			if (strcmp(dot, section_names[k]))
 				continue;
