@@ -161,6 +161,8 @@ bench-exits: all
 shell: all
 	$(Q)tests/machine/run --shell
 
+include tests/fuzz/build.mk
+
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
@@ -198,6 +200,7 @@ help:
 	@echo 'make demo                live-migrate a guest with and without a policy'
 	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
+	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'

@@ -4,7 +4,8 @@
 # Get everything the build takes from Debian, and say where it is.
 #
 #   kernel-patches/setup.sh CONFIG     called by make; writes CONFIG (make variables)
-#   kernel-patches/setup.sh deps       only check for Debian packages (and install them)
+#   kernel-patches/setup.sh deps [PACKAGE...]   only check for Debian packages, and PACKAGEs
+#                                      besides (and install them)
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
 #
 # Nothing but the compiler and its like is installed: kernel, kernel source and
@@ -244,6 +245,7 @@ trap '[ -z "$tmp" ] || rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 
 apt_options
+[ "${1-}" != deps ] || packages+=" ${*:2}"
 check_packages
 case ${1:?CONFIG, deps or update} in
 deps) exit ;;
