@@ -32,6 +32,8 @@ strange() {
 			[ "$(ls "$tmp/victim" | wc -l)" = 5 ] && [ "$(policy)" = 0 ]
 		ok "$1: ${cmd%% *}: exit 4, and nothing removed (got $code)" $?
 	done
+	run $K --bpffs "$tmp/bpf" doctor
+	[ $code = 4 ] && grep -q "$2" "$tmp/out"; ok "$1: doctor tells" $?
 }
 user mkdir "$tmp/bpf/kvmext"
 user ln -s "$tmp/victim" "$tmp/bpf/kvmext/x"

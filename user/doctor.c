@@ -88,10 +88,12 @@ static void check_switch(void)
 static void check_mounts(void)
 {
 	bool bpf = is_mount(g.bpffs, BPFFS_MAGIC), debug = is_mount(g.debugfs, DEBUGFS_MAGIC_);
-	char *state = str("%s/kvm/ext/state", g.debugfs);
+	char *state = str("%s/kvm/ext/state", g.debugfs), *wrong = pins_wrong();
 
 	note("bpffs", str("%s on %s", bpf ? "mounted" : "not mounted", g.bpffs),
 	     bpf ? NULL : str("mount -t bpf bpf %s", g.bpffs), false);
+	if (wrong)
+		note("pins", wrong, PINS_MEND, false);
 	note("debugfs", str("%s on %s", debug ? "mounted" : "not mounted", g.debugfs),
 	     debug ? NULL : str("mount -t debugfs debugfs %s", g.debugfs), false);
 	/* KVM has it only while a vendor module is there, which has a line of its own. */

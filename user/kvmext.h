@@ -462,6 +462,9 @@ enum pins_lock { PINS_WAIT, PINS_TRY };
 
 /* pins_lock - lock the folder for this process and finish what killed tools left */
 int pins_lock(enum pins_lock how);
+/* pins_wrong - why the folder must not be used, or NULL */
+char *pins_wrong(void);
+#define PINS_MEND "remove it, and mount bpffs with mode=0700"
 char *pins_dir(const char *instance);
 char *pins_new_dir(const char *instance);
 bool pins_exists(const char *instance);

@@ -212,45 +212,59 @@ static int repair(const char *dir, const char *instance, void *arg)
  * bpffs may be mounted for all to write to, and the folder be a stranger's, or a
  * link to another place: then we would believe, rename and remove what he wants.
  */
-static int not_ours(int fd, const char *top)
+static int open_base(const char *top, char **wrong)
 {
+	int fd = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW), err = errno;
 	struct stat st, up;
 
+	*wrong = NULL;
+	if (fd < 0 && (err == ENOTDIR || err == ELOOP)) {
+		*wrong = str("%s, where policies are kept, is no folder", top);
+		return -1;
+	}
+	if (fd < 0)
+		return -1;
 	if (fstat(fd, &st) || fstatat(fd, "..", &up, 0))
-		return fail(E_ENV, NULL, "cannot look at %s: %s", top, strerror(errno));
-	if ((st.st_uid && st.st_uid != geteuid()) || st.st_mode & 022)
-		return fail(E_ENV, "remove it, and mount bpffs with mode=0700",
-			    "%s, where policies are kept, is not root's alone: user %u, mode %04o",
-			    top, st.st_uid, st.st_mode & 07777);
-	if ((up.st_uid && up.st_uid != geteuid()) || (up.st_mode & 022 && !(up.st_mode & S_ISVTX)))
-		return fail(E_ENV, "mount bpffs with mode=0700",
-			    "others than root can take %s away: %s has user %u, mode %04o", top,
-			    g.bpffs, up.st_uid, up.st_mode & 07777);
-	return OK;
+		*wrong = str("cannot look at %s: %s", top, strerror(errno));
+	else if ((st.st_uid && st.st_uid != geteuid()) || st.st_mode & 022)
+		*wrong = str("%s, where policies are kept, is not root's alone: user %u, mode %04o",
+			     top, st.st_uid, st.st_mode & 07777);
+	else if ((up.st_uid && up.st_uid != geteuid()) ||
+		 (up.st_mode & 022 && !(up.st_mode & S_ISVTX)))
+		*wrong = str("others than root can take %s away: %s has user %u, mode %04o", top,
+			     g.bpffs, up.st_uid, up.st_mode & 07777);
+	return fd;
+}
+
+char *pins_wrong(void)
+{
+	char *wrong;
+	int fd = open_base(base(), &wrong);
+
+	if (fd >= 0)
+		close(fd);
+	return wrong;
 }
 
 int pins_lock(enum pins_lock how)
 {
-	char *top = base();
-	int fd, ret;
+	char *top = base(), *wrong;
+	int fd;
 
 	/* Who only reads changes nothing: without a folder there is nothing to clean. */
 	if (how == PINS_WAIT && mkdir(top, 0700) && errno != EEXIST)
 		return fail(errno == EACCES || errno == EPERM ? E_PRIV : E_ENV, NULL,
 			    "cannot make %s: %s", top, strerror(errno));
-	fd = open(top, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP))
-		return fail(E_ENV, "remove it, and mount bpffs with mode=0700",
-			    "%s, where policies are kept, is no folder", top);
+	fd = open_base(top, &wrong);
+	if (wrong) {
+		if (fd >= 0)
+			close(fd);
+		return fail(E_ENV, PINS_MEND, "%s", wrong);
+	}
 	if (fd < 0)
 		return how == PINS_TRY ?
 			       OK :
 			       fail(E_ENV, NULL, "cannot open %s: %s", top, strerror(errno));
-	ret = not_ours(fd, top);
-	if (ret != OK) {
-		close(fd);
-		return ret;
-	}
 	if (flock(fd, LOCK_EX | (how == PINS_TRY ? LOCK_NB : 0))) {
 		close(fd);
 		return how == PINS_TRY ?
