@@ -17,11 +17,13 @@ ok() {
 	[ "$2" = 0 ] && { echo "ok $n - $1"; return; }
 	echo "not ok $n - $1"
 	failed=1
-	grep -E 'ERROR|runtime error|^tests/fuzz|^    #[0-9] ' $log | head -n 12 | sed 's/^/#   /'
+	# The input named last is the one.
+	{ grep '^tests/fuzz/corpus' $log | tail -n 1
+	  grep -E 'ERROR|runtime error|^tests/fuzz/[a-z]*\.c|^    #[0-9] ' $log | head -n 10; } | sed 's/^/#   /'
 }
 for t in args object state value; do
 	files=(tests/fuzz/corpus/$t/*)
-	build/fuzz/replay/$t "${files[@]}" >$log 2>&1
+	(build/fuzz/replay/$t "${files[@]}") >$log 2>&1
 	ok "$t: ${#files[@]} inputs" $?
 done
 build/fuzz/replay/value --overrun tests/fuzz/corpus/value/* >$log 2>&1
