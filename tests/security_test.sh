@@ -70,7 +70,7 @@ f 600 0 0" "pins are for root alone"
 
 before=$(whole)
 for who in user rootless container bare; do
-	for cmd in "load $P/noop.bpf.o" "load $P/noop.bpf.o --vm $vm" "switch params-1.0 $P/noop.bpf.o" \
+	for cmd in "load $P/noop.bpf.o" "switch params-1.0 $P/noop.bpf.o" \
 		   "unload params-1.0" list status "get params-1.0" "set params-1.0 small=1" \
 		   "mark --vm $vm --vcpu 0" "unmark --vm $vm --vcpu 1"; do
 		run $who $K $cmd
