@@ -146,8 +146,15 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 -include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
 
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
-test: all
+test: all selftests
 	$(Q)tests/run $(if $(VERBOSE),-v) $(TESTS)
+
+# KVM's own, built once into the cache: $(SELFTESTS).
+selftests: $(CONFIG)
+	@kernel-patches/setup.sh selftests
+
+test-kvm: all selftests
+	$(Q)tests/selftests/run
 
 demo: all
 	$(Q)tests/migrate/demo
@@ -201,6 +208,7 @@ help:
 	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
+	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
@@ -217,4 +225,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules modules_install install policies tools tests-build test demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all modules modules_install install policies tools tests-build test selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE

@@ -7,6 +7,7 @@
 #   kernel-patches/setup.sh deps [PACKAGE...]   only check for Debian packages, and PACKAGEs
 #                                      besides (and install them)
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
+#   kernel-patches/setup.sh selftests  build KVM's selftests too, where CONFIG says
 #
 # Nothing but the compiler and its like is installed: kernel, kernel source and
 # the QEMU that emulates the test machine are downloaded with apt and unpacked
@@ -196,6 +197,21 @@ get_tools() {
 	rm -rf "$1/obj" "$1/hdr"
 }
 
+# KVM's selftests, of the same source, on the user API headers made above
+get_selftests() {
+	local src=$cache/$source_dir/src/tools/testing/selftests/kvm jobs
+	jobs=-j$(nproc)
+	say BUILD "KVM's selftests of linux $kver"
+	make $jobs -C "$src" OUTPUT="$1" INSTALL_HDR_PATH="$cache/$tools_dir" \
+		KHDR_INCLUDES="-isystem $cache/$tools_dir/include" >"$cache/build.log" 2>&1 </dev/null || {
+		tail -n 15 "$cache/build.log" >&2
+		die "building KVM's selftests failed (whole log: $cache/build.log)"
+	}
+	cp "$src"/x86_64/*.sh "$1/x86_64/"
+	rm -rf "$1/lib"
+	find "$1" -name '*.[od]' -delete
+}
+
 get_qemu() {
 	local p
 	fetch "$1" qemu-system-{x86,common,data}="$PIN_QEMU" seabios/"$codename-backports" ipxe-qemu
@@ -247,7 +263,7 @@ trap 'exit 130' INT TERM
 apt_options
 [ "${1-}" != deps ] || packages+=" ${*:2}"
 check_packages
-case ${1:?CONFIG, deps or update} in
+case ${1:?CONFIG, deps, update or selftests} in
 deps) exit ;;
 update) mkdir -p "$cache"; pin; exit ;;
 esac
@@ -266,6 +282,11 @@ source_dir=src-$kver-$key
 tools_dir=tools-$kver-$key-$(gcc -dumpfullversion)
 make_dir "$source_dir" get_source
 make_dir "$tools_dir" get_tools
+selftests_dir=selftests-${tools_dir#tools-}
+if [ "$1" = selftests ]; then
+	make_dir "$selftests_dir" get_selftests
+	exit
+fi
 make_dir "qemu-${PIN_QEMU#*:}-$recipe" get_qemu
 
 # The pinned kernel's modules go to build/kmod, where the tests look for them.
@@ -284,6 +305,7 @@ TOOLS=$cache/$tools_dir
 LIBBPF_A=$cache/$tools_dir/libbpf.a
 LIBBPF_INC=$cache/$tools_dir/include
 BPFTOOL=$cache/$tools_dir/bpftool
+SELFTESTS=$cache/$selftests_dir
 QEMU=$cache/qemu-${PIN_QEMU#*:}-$recipe/qemu-system-x86_64
 END
 if cmp -s "$1.$$" "$1"; then rm "$1.$$"; else mv "$1.$$" "$1"; fi
