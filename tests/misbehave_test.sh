@@ -23,8 +23,8 @@ progress() {
 
 # ejected MODE KIND CODE TEXT WHAT: it is, and both the tool and the log say why
 ejected() {
-	local mode=$1 kind=$2 err=$3 text=$4 what=$5 i
-	dmesg -C
+	local mode=$1 kind=$2 err=$3 text=$4 what=$5 i before
+	before=$(dmesg | wc -l)
 	run $K load $P/misbehave.bpf.o --vm $vm mode="$mode"
 	for i in $(seq 150); do
 		[ "$(field policy state)" = ejected ] && break
@@ -37,10 +37,10 @@ ejected() {
 	run $K status
 	has "$text" "$what: status says: $text"
 	for i in $(seq 20); do
-		dmesg | grep -q 'kvm: ext: throttle policy "misbehave".*ejected' && break
+		dmesg | tail -n +$((before + 1)) | grep -q 'kvm: ext: throttle policy "misbehave".*ejected' && break
 		sleep 0.1
 	done
-	dmesg >"$tmp/out"
+	dmesg | tail -n +$((before + 1)) >"$tmp/out"
 	has "ejected: $kind: .*$text" "$what: and so does the kernel's log"
 	progress "$what"
 	good "$what: it can be unloaded" unload misbehave@$vm
