@@ -4,6 +4,7 @@
 # Get everything the build takes from Debian, and say where it is.
 #
 #   kernel-patches/setup.sh CONFIG     called by make; writes CONFIG (make variables)
+#                                      (KERNEL=debug: of the debug kernel, built if need be)
 #   kernel-patches/setup.sh deps [PACKAGE...]   only check for Debian packages, and PACKAGEs
 #                                      besides (and install them)
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
@@ -25,6 +26,8 @@ export LC_ALL=C
 packages="gcc libc6-dev make patch perl python3 pkg-config libelf-dev zlib1g-dev
 	  libsmartcols-dev pahole clang xz-utils kmod rsync busybox-static
 	  debian-archive-keyring qemu-system-x86"
+# And what the debug kernel and its checks need beside that.
+[ "${KERNEL-}" != debug ] || packages+=" bc bison flex sparse"
 
 # What is unpacked of linux-source: KVM, and what builds its tools and tests.
 source_paths="Makefile Kbuild Kconfig MAINTAINERS .clang-format arch/x86 include
@@ -170,13 +173,31 @@ get_kernel() {
 
 get_source() {
 	fetch "$1" "linux-source-6.12=$kver"
-	say UNPACK "linux-source-6.12 $kver"
-	mkdir "$1/src"
 	local p paths=()
 	for p in $source_paths; do paths+=("linux-source-6.12/$p"); done
-	dpkg --fsys-tarfile "$1"/deb/*.deb | tar -xO ./usr/src/linux-source-6.12.tar.xz | xz -dc -T0 |
-		tar -x -C "$1/src" --strip-components=1 --no-same-owner "${paths[@]}"
-	rm -rf "$1/deb"
+	unpack_source "$1" "${paths[@]}"
+}
+
+# unpack_source DIR [PATH...]: DIR/src from the package in DIR/deb, all of it or PATHs
+unpack_source() {
+	local dir=$1; shift
+	say UNPACK "linux-source-6.12 $kver"
+	mkdir "$dir/src"
+	dpkg --fsys-tarfile "$dir"/deb/*.deb | tar -xO ./usr/src/linux-source-6.12.tar.xz | xz -dc -T0 |
+		tar -x -C "$dir/src" --strip-components=1 --no-same-owner "$@"
+	rm -rf "$dir/deb"
+}
+
+# The debug kernel takes the whole source, which is not worth keeping.
+get_debug() {
+	fetch "$1" "linux-source-6.12=$kver"
+	unpack_source "$1"
+	say BUILD "linux $KREL (some 15 minutes on 2 cores; log: $cache/debug.log)"
+	kernel-patches/debug.sh "$1/src" "$KREL" "$1" >"$cache/debug.log" 2>&1 </dev/null || {
+		grep -E 'error|\*\*\*' "$cache/debug.log" >&2 || tail -n 15 "$cache/debug.log" >&2
+		die "building the debug kernel failed (whole log: $cache/debug.log)"
+	}
+	rm -rf "$1/src"
 }
 
 # bpftool, libbpf and the kernel's user API headers, of the same source
@@ -271,7 +292,14 @@ esac
 [ -s "$pinfile" ] || { mkdir -p "$cache"; pin; }
 . "$pinfile"
 kver=$PIN_KVER
-if [ "${KREL:-$PIN_KREL}" = "$PIN_KREL" ]; then
+if [ "${KERNEL-}" ]; then
+	[ "$KERNEL" = debug ] && [ -z "${KREL-}" ] ||
+		die "KERNEL=$KERNEL: there is only KERNEL=debug, and no KREL with it"
+	KREL=${kver%%-*}-kvmext-debug
+	debug=debug-$kver-$(cat kernel-patches/debug.{sh,config} | sha256sum | cut -c1-8)-$(gcc -dumpfullversion)
+	make_dir "$debug" get_debug
+	root=$cache/$debug
+elif [ "${KREL:-$PIN_KREL}" = "$PIN_KREL" ]; then
 	KREL=$PIN_KREL root=$cache/kernel-$PIN_KVER-$recipe
 	make_dir "kernel-$PIN_KVER-$recipe" get_kernel
 else
@@ -290,7 +318,7 @@ fi
 make_dir "qemu-${PIN_QEMU#*:}-$recipe" get_qemu
 
 # The pinned kernel's modules go to build/kmod, where the tests look for them.
-if [ "$root" ]; then kmod=build/kmod; else kmod=build/kmod-$KREL; fi
+if [ "$KREL" = "$PIN_KREL" ]; then kmod=build/kmod; else kmod=build/kmod-$KREL; fi
 
 mkdir -p "$(dirname "$1")"
 cat >"$1.$$" <<END
