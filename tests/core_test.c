@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "ext.h"
 
 #define PAGES 512
@@ -1303,4 +1303,4 @@ TEST_F(module, stays_while_attached)
 	}
 }
 
-TEST_HARNESS_MAIN
+TEST_MAIN

@@ -44,14 +44,14 @@ struct ops_head {
 
 #define MS 1000000ULL
 
-/* Poll until @cond holds or @ms are over; whether it holds. */
-#define WAIT(cond, ms)                                       \
-	({                                                   \
-		uint64_t __end = now_ns() + (ms)*MS;         \
-		bool __is;                                   \
-		while (!(__is = (cond)) && now_ns() < __end) \
-			sleep_ms(1);                         \
-		__is;                                        \
+/* Poll until @cond holds or @ms (more where all is slow) are over; whether it holds. */
+#define WAIT(cond, ms)                                            \
+	({                                                        \
+		uint64_t __end = now_ns() + (ms)*MS * patience(); \
+		bool __is;                                        \
+		while (!(__is = (cond)) && now_ns() < __end)      \
+			sleep_ms(1);                              \
+		__is;                                             \
 	})
 
 /* --- libbpf's words, kept for the tests that want to know the reason ------- */

@@ -13,7 +13,7 @@ written() { field 'vcpu .*idx=0' dirty_write; }
 progress() {
 	local before i
 	before=$(written)
-	for i in $(seq 50); do
+	for i in $(seq $((50 * slow))); do
 		[ "$(written)" -gt "$((before + 20))" ] && break
 		sleep 0.1
 	done
@@ -26,7 +26,7 @@ ejected() {
 	local mode=$1 kind=$2 err=$3 text=$4 what=$5 i before
 	before=$(dmesg | wc -l)
 	run $K load $P/misbehave.bpf.o --vm $vm mode="$mode"
-	for i in $(seq 150); do
+	for i in $(seq $((150 * slow))); do
 		[ "$(field policy state)" = ejected ] && break
 		sleep 0.1
 	done
@@ -36,7 +36,7 @@ ejected() {
 	ok "$what: kind $kind, code $err" $?
 	run $K status
 	has "$text" "$what: status says: $text"
-	for i in $(seq 20); do
+	for i in $(seq $((20 * slow))); do
 		dmesg | tail -n +$((before + 1)) | grep -q 'kvm: ext: throttle policy "misbehave".*ejected' && break
 		sleep 0.1
 	done

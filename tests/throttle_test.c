@@ -7,7 +7,7 @@
  * are exact here; how soon a block ends is measured some times over and the best
  * one counts, because the machine is an emulated one and busy.
  */
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "ext.h"
 
 #define PAGES 512
@@ -943,4 +943,4 @@ TEST_F(account, throttle_works)
 	EXPECT_EQ(20, harvest(vm));
 }
 
-TEST_HARNESS_MAIN
+TEST_MAIN

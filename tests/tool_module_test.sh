@@ -33,8 +33,7 @@ if [ -d /sys/module/kvm ]; then
 	unpatched "has no BTF" "a kvm module without BTF"
 	rmmod kvm
 fi
-root=$(sed -n 's/^KROOT=//p' build/config.mk)
-stock=$root/lib/modules/$(uname -r)/kernel/arch/x86/kvm/kvm.ko
+stock=/lib/modules/$(uname -r)/kernel/arch/x86/kvm/kvm.ko
 [ -e "$stock" ] || { xz -dc "$stock.xz" >"$tmp/stock.ko"; stock=$tmp/stock.ko; }
 insmod "$stock"
 if [ -d /sys/module/kvm ]; then

@@ -112,7 +112,7 @@ $K -q unload params-1.0
 
 build/tests/tool/attach $B/tool_params.bpf.o >"$tmp/attach" &
 kid=$!
-for _ in $(seq 100); do grep -q ready "$tmp/attach" && break; sleep 0.1; done
+for _ in $(seq $((100 * slow))); do grep -q ready "$tmp/attach" && break; sleep 0.1; done
 good "list with a policy of another program" list
 has "^params-1.0 .*active.* no$" "it is there, not pinned by the tool"
 good "its parameters are known too" set params-1.0 small=77

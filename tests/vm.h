@@ -117,6 +117,15 @@ struct vm {
 	struct vm_cpu cpu[VM_MAX_CPUS];
 };
 
+/* By how much slower than usual the machine may be: KVMEXT_SLOW, else 1. */
+static inline unsigned int patience(void)
+{
+	const char *slow = getenv("KVMEXT_SLOW");
+	unsigned long n = slow ? strtoul(slow, NULL, 10) : 1;
+
+	return n > 0 && n <= 100 ? n : 1;
+}
+
 static inline uint64_t now_ns(void)
 {
 	struct timespec ts;

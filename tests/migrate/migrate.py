@@ -44,6 +44,8 @@ MIB = 1 << 20
 SAMPLE = 0.2        # seconds between two looks at schedstat
 WINDOW = 2.0        # "worst 2 s"
 BOOT_TIMEOUT = 120
+# How much longer than usual to wait for things: the debug machine sets it.
+SLOW = int(os.environ.get("KVMEXT_SLOW", "1"))
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # What makes each mode: the accelerator, QEMU's capabilities and parameters, our policy, and
@@ -101,7 +103,7 @@ class Qmp:
     """QEMU's control socket: commands, and events with the time at which they came."""
 
     def __init__(self, path, alive):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 30 * SLOW
         self.sock = socket.socket(socket.AF_UNIX)
         while True:
             try:
@@ -136,7 +138,7 @@ class Qmp:
             self.events.append((time.monotonic(), msg["event"], msg.get("data", {})))
         return msg
 
-    def cmd(self, name, timeout=60, **args):
+    def cmd(self, name, timeout=60 * SLOW, **args):
         req = {"execute": name}
         if args:
             req["arguments"] = args
@@ -230,6 +232,7 @@ class Vm:
 
     def wait_line(self, pattern, timeout, since=0, show=None):
         """The first line of the guest from number `since` on that matches."""
+        timeout *= SLOW
         deadline = time.monotonic() + timeout
         n = since
         while True:
@@ -300,7 +303,7 @@ class Policy:
     def tool(self, *args):
         argv = [self.opt.kvmext, *args]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=30 * SLOW)
         except (OSError, subprocess.TimeoutExpired) as err:
             raise Failed(f"`{' '.join(argv)}`: {err}")
         if done.returncode:
@@ -480,8 +483,8 @@ def migrate(opt, vm, mode, progress, hook=None):
                     row["sent_mib"] = round(ram.get("transferred", 0) / MIB, 1)
                     row["remaining_mib"] = round(ram.get("remaining", 0) / MIB, 1)
                     vm.qmp.cmd("migrate_cancel")
-                if now - start > limit + 60:
-                    raise Failed(f"the migration did not end {limit + 60:.0f} s after its start, "
+                if now - start > limit + 60 * SLOW:
+                    raise Failed(f"the migration did not end {limit + 60 * SLOW:.0f} s after its start, "
                                  f"not even cancelled: {info}")
         progress.end()
         if cancelled:

@@ -8,6 +8,8 @@ B=build/tests/bpf
 PINS=/sys/fs/bpf/kvmext
 STATE=/sys/kernel/debug/kvm/ext/state
 SWITCH=/sys/module/kvm/parameters/ext_enable
+# How many times slower than usual the machine may be.
+slow=${KVMEXT_SLOW:-1}
 tmp=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 
@@ -88,7 +90,7 @@ start_vm() {
 	: >"$tmp/vm"
 	build/tests/tool/vmhold "$@" >"$tmp/vm" &
 	vm=$!
-	for _ in $(seq 100); do
+	for _ in $(seq $((100 * slow))); do
 		grep -q ready "$tmp/vm" && return
 		sleep 0.1
 	done
