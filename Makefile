@@ -5,8 +5,9 @@
 # New sources are found by name: user/*.c, bpf/*.bpf.c, tests/*.c and
 # tests/bpf/*.bpf.c need no line here.
 
-# The configuration for an installed kernel (KREL=...) does not disturb the pinned one.
-CONFIG := build/config$(KREL:%=-%).mk
+# The configuration for an installed kernel (KREL=...) or for the debug kernel
+# (KERNEL=debug) does not disturb the pinned one.
+CONFIG := build/config$(KREL:%=-%)$(KERNEL:%=-%).mk
 
 ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell nproc)
@@ -32,7 +33,8 @@ ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
 $(CONFIG): FORCE
-	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' kernel-patches/setup.sh $@
+	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' KERNEL='$(KERNEL)' \
+		kernel-patches/setup.sh $@
 
 # --- KVM modules ------------------------------------------------------------
 
@@ -156,6 +158,22 @@ selftests: $(CONFIG)
 test-kvm: all selftests
 	$(Q)tests/selftests/run
 
+# The same in the debug kernel, which finds what went well by luck.
+test-debug: all
+	$(Q)$(MAKE) KERNEL=debug debug-modules
+	$(Q)tests/run --kernel debug $(TESTS)
+
+# The series' modules for the debug kernel, and one that provokes splats.
+debug-modules: modules build/tests/debug/splat.ko
+
+build/tests/debug/splat.ko: tests/debug/splat.c tests/debug/Kbuild $(KMOD)/kvm.ko
+	$(say) KMOD $@
+	@mkdir -p $(@D)
+	$(Q)cp tests/debug/splat.c tests/debug/Kbuild $(@D)/
+	$(Q)exec 9>$(KTREE).lock && flock 9 && \
+	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
+	  [ $${PIPESTATUS[0]} = 0 ]; }
+
 demo: all
 	$(Q)tests/migrate/demo
 
@@ -209,6 +227,7 @@ help:
 	@echo "make test TESTS='a b'    only these"
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
+	@echo 'make test-debug          the same in a kernel with lockdep, KASAN and more; sparse, W=1'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
@@ -225,4 +244,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules modules_install install policies tools tests-build test selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all modules modules_install install policies tools tests-build test test-debug debug-modules selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
