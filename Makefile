@@ -148,8 +148,12 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 -include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
 
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
+# KVMEXT_HOST=native: on this machine, whose kernel runs the series' modules.
 test: all selftests
-	$(Q)tests/run $(if $(VERBOSE),-v) $(TESTS)
+ifeq ($(KVMEXT_HOST),native)
+	$(Q)$(MAKE) KREL=$$(uname -r) modules
+endif
+	$(Q)KVMEXT_HOST=$(KVMEXT_HOST) tests/run $(TESTS)
 
 # KVM's own, built once into the cache: $(SELFTESTS).
 selftests: $(CONFIG)
@@ -225,6 +229,7 @@ help:
 	@echo 'make demo                live-migrate a guest with and without a policy'
 	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
+	@echo 'make test KVMEXT_HOST=native   on this machine, if its kernel runs the modules (root)'
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
 	@echo 'make test-debug          the same in a kernel with lockdep, KASAN and more; sparse, W=1'
