@@ -132,7 +132,7 @@ TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
 # Programs that tests use, no tests themselves.
-test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c tests/bench/*.c))
+test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c tests/bench/*.c tests/chaos/*.c))
 # The guest that migrates: an init, so static.
 test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
@@ -177,6 +177,13 @@ build/tests/debug/splat.ko: tests/debug/splat.c tests/debug/Kbuild $(KMOD)/kvm.k
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; }
+
+# An hour by hand: make test-chaos SECONDS=3600 SEED=n
+test-chaos: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),60)
+test-chaos: all
+	$(Q)tests/machine/run --timeout $$(($(SECONDS) + 300)) --dmesg build/tests/dmesg.chaos \
+		--append 'printk.devkmsg=on log_buf_len=4M' -- \
+		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %)
 
 demo: all
 	$(Q)tests/migrate/demo
@@ -233,6 +240,7 @@ help:
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
 	@echo 'make test-debug          the same in a kernel with lockdep, KASAN and more; sparse, W=1'
+	@echo 'make test-chaos          random actions on running guests, 60 s or SECONDS=N, SEED=N'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
@@ -249,4 +257,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules modules_install install policies tools tests-build test test-debug debug-modules selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE

@@ -74,7 +74,12 @@ static inline int ext_print(enum libbpf_print_level level, const char *fmt, va_l
 
 /* --- objects --------------------------------------------------------------- */
 
-/* A policy object of the build, by its path from the folder of this program. */
+/* build/tests, from the folder of this program */
+#ifndef EXT_TESTS
+#define EXT_TESTS ""
+#endif
+
+/* A policy object of the build, by its path from build/tests. */
 static inline struct bpf_object *ext_open(const char *path)
 {
 	char file[4096];
@@ -88,7 +93,7 @@ static inline struct bpf_object *ext_open(const char *path)
 		return NULL;
 	file[n] = 0;
 	slash = strrchr(file, '/');
-	snprintf(slash + 1, sizeof(file) - (slash + 1 - file), "%s", path);
+	snprintf(slash + 1, sizeof(file) - (slash + 1 - file), EXT_TESTS "%s", path);
 	return bpf_object__open_file(file, NULL);
 }
 
