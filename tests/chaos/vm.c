@@ -34,6 +34,7 @@ static struct vm vm;
 static unsigned int vm_flags;
 static volatile bool halt; /* vCPUs are to leave the guest, and their threads to end */
 static bool logging;
+static char last_command[128] = "none";
 static const char *volatile broken; /* why a vCPU will not run any more */
 
 #define TAG(round, page) (((round)*0x9e3779b97f4a7c15ULL ^ (page)*0xc2b2ae3d27d4eb4fULL) | 1)
@@ -129,7 +130,10 @@ static void *vcpu_main(void *arg)
 		} else if (ret == KVM_EXIT_DIRTY_RING_FULL) {
 			sleep_ms(1);
 		} else {
-			snprintf(text, sizeof(text), "KVM_RUN gave %d: %s", ret, cpu_text(cpu));
+			snprintf(text, sizeof(text),
+				 "KVM_RUN gave %d at %llu ms, last command '%s': %s", ret,
+				 (unsigned long long)(now_ns() / 1000000), last_command,
+				 cpu_text(cpu));
 			broken = text;
 			break;
 		}
@@ -344,6 +348,8 @@ static void command(char *line)
 	char word[16] = "";
 
 	sscanf(line, "%15s %d", word, &arg);
+	if (!broken)
+		snprintf(last_command, sizeof(last_command), "%s %d", word, arg);
 	if (broken) {
 		printf("bad %s\n", broken);
 	} else if (!strcmp(word, "progress")) {
