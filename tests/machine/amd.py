@@ -22,7 +22,7 @@ def command(opts, cfg, initrd, console, ports):
                  "-rtc", "base=2026-01-01,clock=vm"]
         append += " nokaslr"
     else:
-        args += ["-accel", "tcg,thread=multi"]
+        args += ["-accel", f"tcg,thread={'single' if opts.one_thread else 'multi'}"]
     share = "security_model=none,multidevs=remap"
     args += ["-virtfs", f"local,path=/,mount_tag=hostroot,readonly=on,{share}"]
     if opts.out:
