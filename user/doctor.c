@@ -21,7 +21,7 @@ struct finding {
 	bool minor;
 };
 
-static struct finding findings[24];
+static struct finding findings[64];
 static int nr_findings;
 
 static void note(const char *what, char *found, const char *todo, bool minor)
@@ -75,6 +75,16 @@ static void check_btf(void)
 			   "build the modules (make modules) and load them in place of these",
 		     false);
 	}
+}
+
+static void check_exit_names(void)
+{
+	bool have = exit_names_load() == OK;
+	int n;
+	const char *where = exit_names_where(&n);
+
+	note("exit names", have ? str("%d, of %s", n, where) : str("numbers only: %s", where),
+	     have ? NULL : "load kvm, mount tracefs, be root; exits are shown as numbers", true);
 }
 
 static void check_switch(void)
@@ -145,6 +155,7 @@ int cmd_doctor(int argc, char **argv)
 	note("kernel", str("%s %s", un.release, un.machine), NULL, false);
 	check_btf();
 	check_modules();
+	check_exit_names();
 	check_switch();
 	check_mounts();
 	check_rights();
