@@ -107,7 +107,7 @@ build/%.skel.h: build/%.bpf.o
 
 CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
-	-I. -Iuser -Ibuild -isystem $(LIBBPF_INC)
+	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
 user_src := $(wildcard user/*.c)
 user_obj := $(user_src:%.c=build/%.o)
 
@@ -115,10 +115,11 @@ tools: $(if $(user_src),build/kvmext)
 
 build/kvmext: $(user_obj) $(LIBBPF_A)
 	$(say) LD $@
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsmartcols -lelf -lz
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsmartcols -lncursesw -ltinfo -lelf -lz
 
 # Not yet in a .d file when it is needed first.
 build/user/mark.o: build/bpf/mark.skel.h
+build/user/vms.o: build/bpf/top.skel.h
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@
@@ -202,8 +203,8 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-# mark is a part of the tool, misbehave is for tests.
-shipped := $(filter-out %/mark.bpf.o %/misbehave.bpf.o,$(policies))
+# mark and top are parts of the tool, misbehave is for tests.
+shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/misbehave.bpf.o,$(policies))
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)

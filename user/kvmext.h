@@ -89,6 +89,7 @@ int cmd_mark(int argc, char **argv);
 int cmd_set(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 int cmd_unload(int argc, char **argv);
 int cmd_unmark(int argc, char **argv);
 
@@ -141,6 +142,8 @@ void j_str(const char *key, const char *val);
 void j_num(const char *key, s128 val);
 void j_bool(const char *key, bool val);
 void j_real(const char *key, double val);
+/* j_lines - from now on each document is one line */
+void j_lines(void);
 
 /**
  * struct col - a column of a table
@@ -416,9 +419,11 @@ struct state {
 	struct rec *rec;
 	int n;
 	uint64_t read_ns;
+	char *text;
 };
 
 int state_read(struct state *st);
+void state_free(struct state *st);
 const char *rec_str(const struct rec *r, const char *key);
 bool rec_num(const struct rec *r, const char *key, uint64_t *val);
 uint64_t rec_u64(const struct rec *r, const char *key);
@@ -472,6 +477,138 @@ struct inside {
 };
 
 int policy_inside(const struct policy *p, struct inside *in);
+
+/* --- vms.c: VMs and vCPUs as bpf/top.bpf.c counts them --- */
+
+/* Programs that may be missing, each with the figures that hang on it */
+enum hook {
+	HOOK_INJECT,
+	HOOK_WAKEUP,
+	HOOK_HALT,
+	HOOK_WAKING,
+	HOOK_ACCEPT,
+	HOOK_DIRTY,
+	HOOK_DESTROY,
+	HOOK_ASK,
+	HOOK_BLOCK,
+	HOOKS,
+};
+
+/* Figures, in the order of struct vm's and struct vcpu's arrays */
+enum figure {
+	F_EXITS,
+	F_GUEST_NS,
+	F_OUTSIDE_NS,
+	F_HALTED_NS,
+	F_READY_NS,
+	F_BLOCKED_NS,
+	F_DIRTY,
+	F_INJECTED,
+	F_POSTED,
+	F_INJ_N,
+	F_INJ_NS,
+	F_WAKE_N,
+	F_WAKE_NS,
+	F_ASKS,
+	F_BLOCKS,
+	FIGURES,
+};
+
+/**
+ * struct reason - exits for one reason
+ * @isa: whose number @reason is
+ * @reason: as kvm_exit has it; with @other, any that has no number of its own here
+ * @other: see there
+ * @n: exits
+ * @ns: from exit to entry
+ */
+struct reason {
+	uint32_t isa;
+	uint32_t reason;
+	bool other;
+	uint64_t n;
+	uint64_t ns;
+};
+
+#define REASONS_SHOWN 8
+
+/**
+ * struct vcpu - a vCPU over the last interval
+ * @vm: place of its VM in struct vms
+ * @tgid: its VMM
+ * @id: its id
+ * @tid: the thread that ran it last
+ * @total: since it was met
+ * @delta: in the last interval
+ * @reason: the reasons of the interval, those that took longest first
+ * @reasons: how many of these
+ * @priv: what vms.c keeps
+ */
+struct vcpu {
+	int vm;
+	uint32_t tgid;
+	uint32_t id;
+	uint32_t tid;
+	uint64_t total[FIGURES];
+	uint64_t delta[FIGURES];
+	struct reason reason[REASONS_SHOWN];
+	int reasons;
+	struct vcpu_priv *priv;
+};
+
+/**
+ * struct vm - a VM over the last interval: the sums of its vCPUs
+ * @tgid: its VMM
+ * @kvm: tells the VMs of one process apart
+ * @comm: the VMM's name, or NULL
+ * @first: its vCPUs in struct vms
+ * @n: how many
+ */
+struct vm {
+	uint32_t tgid;
+	uint64_t kvm;
+	char comm[17];
+	int first;
+	int n;
+	uint64_t total[FIGURES];
+	uint64_t delta[FIGURES];
+	struct reason reason[REASONS_SHOWN];
+	int reasons;
+};
+
+/**
+ * struct vms - all of them at one moment
+ * @vm: sorted by process id
+ * @vcpu: in the order of their VMs, and by id
+ * @at_ns: CLOCK_MONOTONIC
+ * @took_ns: length of the interval
+ * @lost: exits of vCPUs for which there was no room
+ */
+struct vms {
+	struct vm *vm;
+	int nr_vms;
+	struct vcpu *vcpu;
+	int nr_vcpus;
+	uint64_t at_ns;
+	uint64_t took_ns;
+	uint64_t lost;
+};
+
+/* vms_open - attach the programs; OK or the code of what was reported */
+int vms_open(void);
+void vms_close(void);
+/* vms_read - look again; what it returns is good until the next call */
+const struct vms *vms_read(void);
+/* vms_hook - which hook serves, or NULL if this kernel has none */
+const char *vms_hook(enum hook h);
+/* vms_has - can this figure be had here? */
+bool vms_has(enum figure f);
+/* watch_ready - OK, or why KVM cannot be watched here, reported */
+int watch_ready(void);
+/* has_func, has_tracepoint - is it in the BTF of KVM or the kernel? @module may be NULL */
+bool has_func(const char *module, const char *name);
+bool has_tracepoint(const char *name);
+uint64_t clock_ns(void);
 
 /* --- pin.c: what outlives the tool --- */
 

@@ -235,6 +235,12 @@ char *duration(uint64_t ns)
  */
 static int j_depth;
 static bool j_comma;
+static bool j_one_line;
+
+void j_lines(void)
+{
+	j_one_line = true;
+}
 
 static void j_quote(const char *s)
 {
@@ -257,7 +263,7 @@ static void j_key(const char *key)
 {
 	if (j_comma)
 		putchar(',');
-	if (j_depth)
+	if (j_depth && !j_one_line)
 		printf("\n%*s", 2 * j_depth, "");
 	if (key) {
 		j_quote(key);
@@ -277,7 +283,7 @@ void j_open(const char *key, char bracket)
 void j_close(char bracket)
 {
 	j_depth--;
-	if (j_comma)
+	if (j_comma && !j_one_line)
 		printf("\n%*s", 2 * j_depth, "");
 	putchar(bracket);
 	j_comma = true;

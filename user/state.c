@@ -106,7 +106,7 @@ int state_read(struct state *st)
 	char *path = str("%s/kvm/ext/state", g.debugfs), *buf = read_all(path), *line;
 	struct timespec ts;
 
-	*st = (struct state){};
+	*st = (struct state){ .text = buf };
 	if (!buf)
 		return no_state(path, errno);
 	free(path);
@@ -124,6 +124,13 @@ int state_read(struct state *st)
 		parse_line(&st->rec[st->n++], line);
 	}
 	return OK;
+}
+
+void state_free(struct state *st)
+{
+	free(st->rec);
+	free(st->text);
+	*st = (struct state){};
 }
 
 const char *rec_str(const struct rec *r, const char *key)

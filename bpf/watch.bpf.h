@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the tool's watchers of KVM share.  They need nothing of kvm_ext's patches. */
+#ifndef __KVMEXT_WATCH_BPF_H
+#define __KVMEXT_WATCH_BPF_H
+
+#pragma clang diagnostic ignored "-Wunused-parameter"
+#define BPF_NO_KFUNC_PROTOTYPES
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#define KVM_MEM_LOG_DIRTY_PAGES 1
+
+/*
+ * The vCPU whose KVM_RUN this thread is in, or NULL.  KVM alone uses preempt
+ * notifiers, and a thread has one from vcpu_load() to vcpu_put(), asleep or not.
+ */
+static __always_inline u64 task_vcpu(struct task_struct *task)
+{
+	u64 notifier = (u64)task->preempt_notifiers.first;
+
+	return notifier ? notifier - bpf_core_field_offset(struct preempt_notifier, link) -
+				  bpf_core_field_offset(struct kvm_vcpu, preempt_notifier) :
+			  0;
+}
+
+/*
+ * mark_page_dirty_in_slot() marks every page that KVM finds dirty.  Is it news to
+ * the log?  With a ring each is an entry; in a bitmap the bit may be set already.
+ */
+static __always_inline bool dirty_news(struct kvm *kvm, const struct kvm_memory_slot *slot, u64 gfn)
+{
+	u64 rel, word = 0;
+
+	if (!slot || !(slot->flags & KVM_MEM_LOG_DIRTY_PAGES))
+		return false;
+	if (kvm->dirty_ring_size)
+		return true;
+	if (!slot->dirty_bitmap)
+		return false;
+	rel = gfn - slot->base_gfn;
+	if (bpf_probe_read_kernel(&word, sizeof(word), slot->dirty_bitmap + rel / 64))
+		return false;
+	return !(word >> rel % 64 & 1);
+}
+
+#endif /* __KVMEXT_WATCH_BPF_H */

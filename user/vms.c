@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * VMs and vCPUs as the programs of bpf/top.bpf.c count them, on any kernel with
+ * BTF.  What comes is met by its first exit; what goes is let go, and its slot
+ * used again.
+ */
+#include "kvmext.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "top.h"
+
+#include "bpf/top.skel.h"
+
+/**
+ * struct vcpu_priv - a slot and what it held before
+ * @live: a vCPU is in it
+ * @gone: it was destroyed; let go at the next reading
+ * @was: the figures at the last reading
+ * @seen: copy of the slot
+ * @before: copy before that
+ */
+struct vcpu_priv {
+	bool live;
+	bool gone;
+	uint64_t was[FIGURES];
+	struct top_vcpu seen;
+	struct top_reason before[TOP_REASONS];
+};
+
+/* A program that may be missing, and its hook; a function or a tracepoint */
+static const struct {
+	const char *prog;
+	enum hook hook;
+	const char *module;
+	const char *name;
+} hooks[] = {
+	{ "top_inj_virq", HOOK_INJECT, NULL, "kvm_inj_virq" },
+	{ "top_wakeup", HOOK_WAKEUP, NULL, "kvm_vcpu_wakeup" },
+	{ "top_halt", HOOK_HALT, "kvm", "kvm_vcpu_halt" },
+	{ "top_waking", HOOK_WAKING, NULL, "sched_waking" },
+	{ "top_svm_irq", HOOK_ACCEPT, "kvm_amd", "svm_deliver_interrupt" },
+	{ "top_vmx_irq", HOOK_ACCEPT, "kvm_intel", "vmx_deliver_interrupt" },
+	{ "top_dirty", HOOK_DIRTY, "kvm", "mark_page_dirty_in_slot" },
+	{ "top_destroy", HOOK_DESTROY, "kvm", "kvm_arch_vcpu_destroy" },
+	{ "top_ask", HOOK_ASK, NULL, "kvm_throttle_ask" },
+	{ "top_block", HOOK_BLOCK, NULL, "kvm_throttle_block" },
+};
+
+static char *hook_text[HOOKS];
+static struct top_bpf *skel;
+static struct top_vcpu *slots;
+static size_t slots_size;
+static struct vcpu_priv *privs[TOP_VCPUS];
+static struct vms vms;
+
+uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+/* BTF of a module, or of the kernel if it is built in there; kept */
+static struct btf *module_btf(const char *module)
+{
+	static struct {
+		const char *module;
+		struct btf *btf;
+	} known[4];
+	struct btf *base;
+	size_t i;
+
+	if (!module || !strcmp(module, "kvm"))
+		return kvm_btf();
+	for (i = 0; i < ARRAY_SIZE(known) && known[i].module; i++)
+		if (!strcmp(known[i].module, module))
+			return known[i].btf;
+	if (i == ARRAY_SIZE(known) || !kvm_btf())
+		return NULL;
+	known[i].module = module;
+	base = (struct btf *)btf__base_btf(kvm_btf());
+	/* KVM is built in, or its vendor module is one too */
+	known[i].btf = base ? btf__load_module_btf(module, base) : kvm_btf();
+	return known[i].btf;
+}
+
+bool has_func(const char *module, const char *name)
+{
+	struct btf *btf = module_btf(module);
+
+	return btf && btf__find_by_name_kind(btf, name, BTF_KIND_FUNC) > 0;
+}
+
+bool has_tracepoint(const char *name)
+{
+	char *type = str("btf_trace_%s", name);
+	bool has = kvm_btf() && btf__find_by_name_kind(kvm_btf(), type, BTF_KIND_TYPEDEF) > 0;
+
+	free(type);
+	return has;
+}
+
+int watch_ready(void)
+{
+	int ret = need_privilege();
+
+	if (ret != OK)
+		return ret;
+	if (access("/sys/kernel/btf/vmlinux", R_OK))
+		return fail(E_ENV, "boot a kernel with CONFIG_DEBUG_INFO_BTF",
+			    "this kernel has no BTF");
+	if (access("/sys/module/kvm", F_OK))
+		return fail(E_ENV, "modprobe kvm-amd or kvm-intel", "the kvm module is not loaded");
+	if (!kvm_btf())
+		return fail(E_ENV, "see kvmext doctor",
+			    "the kvm module that is loaded has no BTF of this kernel");
+	if (!has_tracepoint("kvm_exit") || !has_tracepoint("kvm_entry"))
+		return fail(E_ENV, "see kvmext doctor",
+			    "this kernel's KVM has no tracepoints kvm_exit and kvm_entry");
+	return OK;
+}
+
+static bool is_fentry(const struct bpf_program *p)
+{
+	return !strncmp(bpf_program__section_name(p), "fentry/", 7);
+}
+
+/* Load what this kernel has; one that refuses fentry is asked again without. */
+static int load(bool fentry)
+{
+	struct bpf_program *p;
+
+	skel = top_bpf__open();
+	if (!skel)
+		return -errno;
+	for (size_t i = 0; i < ARRAY_SIZE(hooks); i++) {
+		p = bpf_object__find_program_by_name(skel->obj, hooks[i].prog);
+		bpf_program__set_autoload(p, is_fentry(p) ? fentry && has_func(hooks[i].module,
+									       hooks[i].name) :
+							    has_tracepoint(hooks[i].name));
+	}
+	return top_bpf__load(skel);
+}
+
+static int attach(void)
+{
+	struct bpf_program *p;
+
+	for (size_t i = 0; i < ARRAY_SIZE(hooks); i++) {
+		struct bpf_link *link;
+
+		p = bpf_object__find_program_by_name(skel->obj, hooks[i].prog);
+		if (!bpf_program__autoload(p))
+			continue;
+		link = bpf_program__attach(p);
+		if (!link)
+			continue;
+		hook_text[hooks[i].hook] = str("%s", bpf_program__section_name(p));
+	}
+	skel->links.top_entry = bpf_program__attach(skel->progs.top_entry);
+	skel->links.top_exit = bpf_program__attach(skel->progs.top_exit);
+	if (!skel->links.top_entry || !skel->links.top_exit)
+		return fail(E_REFUSED, "-v shows why",
+			    "cannot attach to kvm_exit and kvm_entry: %s", strerror(errno));
+	return OK;
+}
+
+int vms_open(void)
+{
+	int err, ret;
+
+	ret = watch_ready();
+	if (ret != OK)
+		return ret;
+	log_clear();
+	err = load(true);
+	if (err) {
+		top_bpf__destroy(skel);
+		log_clear();
+		err = load(false);
+	}
+	if (err)
+		return fail(err == -EPERM ? E_PRIV : E_REFUSED, "-v shows why",
+			    "cannot load the programs that count: %s", strerror(-err));
+	slots_size = (size_t)TOP_VCPUS * sizeof(*slots);
+	slots = mmap(NULL, slots_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		     bpf_map__fd(skel->maps.slots), 0);
+	if (slots == MAP_FAILED)
+		return fail(E_INTERNAL, NULL, "cannot map the counters: %s", strerror(errno));
+	ret = attach();
+	vms.at_ns = clock_ns();
+	return ret;
+}
+
+void vms_close(void)
+{
+	top_bpf__destroy(skel);
+	skel = NULL;
+}
+
+const char *vms_hook(enum hook h)
+{
+	return hook_text[h];
+}
+
+bool vms_has(enum figure f)
+{
+	switch (f) {
+	case F_HALTED_NS:
+		return hook_text[HOOK_WAKEUP];
+	case F_READY_NS:
+		return btf__find_by_name_kind(kvm_btf(), "sched_info", BTF_KIND_STRUCT) > 0;
+	case F_BLOCKED_NS:
+		return hook_text[HOOK_BLOCK];
+	case F_DIRTY:
+		return hook_text[HOOK_DIRTY];
+	case F_INJECTED:
+		return hook_text[HOOK_INJECT];
+	case F_POSTED:
+		return hook_text[HOOK_ACCEPT];
+	case F_INJ_N:
+	case F_INJ_NS:
+		return hook_text[HOOK_ACCEPT] && hook_text[HOOK_INJECT];
+	case F_WAKE_N:
+	case F_WAKE_NS:
+		return hook_text[HOOK_WAKING];
+	case F_ASKS:
+	case F_BLOCKS:
+		return hook_text[HOOK_ASK];
+	default:
+		return true;
+	}
+}
+
+/* A copy of one moment: the vCPU's thread is writing all the while. */
+static void copy(struct top_vcpu *to, const struct top_vcpu *from)
+{
+	for (int i = 0; i < 4; i++) {
+		memcpy(to, from, sizeof(*to));
+		if (to->entry_ns == __atomic_load_n(&from->entry_ns, __ATOMIC_RELAXED) &&
+		    to->exit_ns == __atomic_load_n(&from->exit_ns, __ATOMIC_RELAXED))
+			break;
+	}
+}
+
+/* HLT, by the vendors' numbers */
+static bool is_halt(const struct top_vcpu *s)
+{
+	return s->isa == TOP_ISA_SVM ? s->last == 0x78 : s->last == 12;
+}
+
+/* What a slot says, with what is under way up to @now */
+static void figures(const struct top_vcpu *s, uint64_t now, uint64_t f[FIGURES])
+{
+	f[F_EXITS] = 0;
+	for (int i = 0; i < TOP_REASONS; i++)
+		f[F_EXITS] += s->reason[i].n;
+	f[F_GUEST_NS] = s->guest_ns;
+	f[F_OUTSIDE_NS] = s->outside_ns;
+	f[F_HALTED_NS] = s->halted_ns;
+	if (s->vcpu && s->entry_ns > s->exit_ns && now > s->entry_ns) {
+		f[F_GUEST_NS] += now - s->entry_ns;
+	} else if (s->vcpu && s->exit_ns > s->entry_ns && now > s->exit_ns) {
+		f[F_OUTSIDE_NS] += now - s->exit_ns;
+		/* Without a hook where it begins: it exited to halt and has not been back. */
+		if (s->halt_since && now > s->halt_since)
+			f[F_HALTED_NS] += now - s->halt_since;
+		else if (!hook_text[HOOK_HALT] && is_halt(s))
+			f[F_HALTED_NS] += now - s->exit_ns;
+	}
+	f[F_READY_NS] = s->ready_ns;
+	f[F_BLOCKED_NS] = s->blocked_ns;
+	f[F_DIRTY] = s->dirty;
+	f[F_INJECTED] = s->injected;
+	f[F_POSTED] = s->posted;
+	f[F_INJ_N] = s->inj_n;
+	f[F_INJ_NS] = s->inj_ns;
+	f[F_WAKE_N] = s->wake_n;
+	f[F_WAKE_NS] = s->wake_ns;
+	f[F_ASKS] = s->asks;
+	f[F_BLOCKS] = s->blocks;
+}
+
+/* Keep the list sorted by time, then by count, longest first */
+static void add_reason(struct reason *list, int *n, const struct reason *r)
+{
+	int i;
+
+	for (i = *n;
+	     i > 0 && (list[i - 1].ns < r->ns || (list[i - 1].ns == r->ns && list[i - 1].n < r->n));
+	     i--)
+		if (i < REASONS_SHOWN)
+			list[i] = list[i - 1];
+	if (i < REASONS_SHOWN) {
+		list[i] = *r;
+		*n += *n < REASONS_SHOWN;
+	}
+}
+
+static struct reason reason_of(uint32_t isa, int i, uint64_t n, uint64_t ns)
+{
+	return (struct reason){ .isa = isa,
+				.reason = i < TOP_LOW	? i :
+					  i < TOP_OTHER ? TOP_NPF + i - TOP_LOW :
+							  0,
+				.other = i == TOP_OTHER,
+				.n = n,
+				.ns = ns };
+}
+
+static bool process_gone(uint32_t tgid)
+{
+	return kill(tgid, 0) && errno == ESRCH;
+}
+
+/* Its last interval was shown: the slot may have another vCPU. */
+static void let_go(uint32_t slot)
+{
+	struct vcpu_priv *p = privs[slot];
+	uint64_t key = p->seen.key;
+	uint32_t is;
+
+	/* Not unless a new vCPU at the same address has it now */
+	if (!bpf_map_lookup_elem(bpf_map__fd(skel->maps.vcpus), &key, &is) && is == slot)
+		bpf_map_delete_elem(bpf_map__fd(skel->maps.vcpus), &key);
+	memset(&slots[slot], 0, sizeof(*slots));
+	memset(p, 0, sizeof(*p));
+	bpf_map_update_elem(bpf_map__fd(skel->maps.spare), NULL, &slot, BPF_ANY);
+}
+
+static int by_vm(const void *a, const void *b)
+{
+	const struct vcpu *x = a, *y = b;
+
+	if (x->tgid != y->tgid)
+		return x->tgid < y->tgid ? -1 : 1;
+	if (x->priv->seen.kvm != y->priv->seen.kvm)
+		return x->priv->seen.kvm < y->priv->seen.kvm ? -1 : 1;
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static void read_slot(uint32_t slot, struct vcpu *v)
+{
+	struct vcpu_priv *p = privs[slot];
+	uint64_t f[FIGURES];
+
+	copy(&p->seen, &slots[slot]);
+	*v = (struct vcpu){ .tgid = p->seen.tgid, .id = p->seen.id, .tid = p->seen.tid, .priv = p };
+	figures(&p->seen, vms.at_ns, f);
+	for (int i = 0; i < FIGURES; i++) {
+		/* What is under way is measured again when it is over, and may be less. */
+		if (f[i] < p->was[i])
+			f[i] = p->was[i];
+		v->delta[i] = f[i] - p->was[i];
+		v->total[i] = p->was[i] = f[i];
+	}
+	for (int i = 0; i < TOP_REASONS; i++) {
+		struct top_reason *r = &p->seen.reason[i], *b = &p->before[i];
+
+		if (r->n != b->n || r->ns != b->ns) {
+			struct reason rs = reason_of(p->seen.isa, i, r->n - b->n, r->ns - b->ns);
+
+			add_reason(v->reason, &v->reasons, &rs);
+		}
+	}
+}
+
+/* Sum up a VM's vCPUs, which follow one another from @first on. */
+static void sum_vm(struct vm *vm)
+{
+	struct top_reason sum[TOP_REASONS] = {};
+	uint32_t isa = 0;
+
+	for (int k = vm->first; k < vm->first + vm->n; k++) {
+		const struct vcpu *v = &vms.vcpu[k];
+
+		for (int i = 0; i < FIGURES; i++) {
+			vm->delta[i] += v->delta[i];
+			vm->total[i] += v->total[i];
+		}
+		isa = v->priv->seen.isa;
+		for (int i = 0; i < TOP_REASONS; i++) {
+			sum[i].n += v->priv->seen.reason[i].n - v->priv->before[i].n;
+			sum[i].ns += v->priv->seen.reason[i].ns - v->priv->before[i].ns;
+		}
+	}
+	for (int i = 0; i < TOP_REASONS; i++) {
+		struct reason r = reason_of(isa, i, sum[i].n, sum[i].ns);
+
+		if (r.n || r.ns)
+			add_reason(vm->reason, &vm->reasons, &r);
+	}
+}
+
+static void comm_of(struct vm *vm, const struct vm *old, int nr_old)
+{
+	char *comm;
+
+	for (int i = 0; i < nr_old; i++)
+		if (old[i].tgid == vm->tgid && old[i].kvm == vm->kvm && *old[i].comm) {
+			memcpy(vm->comm, old[i].comm, sizeof(vm->comm));
+			return;
+		}
+	comm = proc_comm(vm->tgid);
+	snprintf(vm->comm, sizeof(vm->comm), "%s", comm ?: "");
+	printable(vm->comm, "");
+	free(comm);
+}
+
+const struct vms *vms_read(void)
+{
+	uint32_t used = skel->bss->next_slot;
+	uint64_t now = clock_ns();
+	struct vm *old = vms.vm;
+	int nr_old = vms.nr_vms;
+
+	vms.took_ns = now - vms.at_ns;
+	vms.at_ns = now;
+	vms.lost = skel->bss->lost;
+	vms.nr_vcpus = 0;
+	if (used > TOP_VCPUS)
+		used = TOP_VCPUS;
+	vms.vcpu = realloc(vms.vcpu, (used + 1) * sizeof(*vms.vcpu));
+	vms.vm = calloc(used + 1, sizeof(*vms.vm));
+	if (!vms.vcpu || !vms.vm)
+		abort();
+
+	for (uint32_t i = 0; i < used; i++) {
+		struct vcpu_priv *p = privs[i];
+
+		if (p && p->live)
+			memcpy(p->before, p->seen.reason, sizeof(p->before));
+		if (p && p->gone) {
+			let_go(i);
+			continue;
+		}
+		if (!slots[i].key)
+			continue;
+		if (!p) {
+			p = privs[i] = calloc(1, sizeof(*p));
+			if (!p)
+				abort();
+		}
+		p->live = true;
+		read_slot(i, &vms.vcpu[vms.nr_vcpus++]);
+		p->gone = !p->seen.vcpu || process_gone(p->seen.tgid);
+	}
+	qsort(vms.vcpu, vms.nr_vcpus, sizeof(*vms.vcpu), by_vm);
+
+	vms.nr_vms = 0;
+	for (int i = 0; i < vms.nr_vcpus; i++) {
+		struct vcpu *v = &vms.vcpu[i];
+		struct vm *vm = vms.nr_vms ? &vms.vm[vms.nr_vms - 1] : NULL;
+
+		if (!vm || vm->tgid != v->tgid || vm->kvm != v->priv->seen.kvm) {
+			vm = &vms.vm[vms.nr_vms++];
+			vm->tgid = v->tgid;
+			vm->kvm = v->priv->seen.kvm;
+			vm->first = i;
+			comm_of(vm, old, nr_old);
+		}
+		v->vm = vms.nr_vms - 1;
+		vm->n++;
+	}
+	for (int i = 0; i < vms.nr_vms; i++)
+		sum_vm(&vms.vm[i]);
+	free(old);
+	return &vms;
+}
