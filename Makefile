@@ -120,6 +120,7 @@ build/kvmext: $(user_obj) $(LIBBPF_A)
 # Not yet in a .d file when it is needed first.
 build/user/mark.o: build/bpf/mark.skel.h
 build/user/vms.o: build/bpf/top.skel.h
+build/user/dirty.o: build/bpf/dirty.skel.h
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@
@@ -203,8 +204,8 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-# mark and top are parts of the tool, misbehave is for tests.
-shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/misbehave.bpf.o,$(policies))
+# mark, top and dirty are parts of the tool, misbehave is for tests.
+shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/dirty.bpf.o %/misbehave.bpf.o,$(policies))
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)

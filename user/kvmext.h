@@ -81,6 +81,7 @@ enum {
 
 /* --- commands: each parses its own arguments and returns a code --- */
 
+int cmd_dirty(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_get(int argc, char **argv);
 int cmd_list(int argc, char **argv);

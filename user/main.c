@@ -18,7 +18,7 @@ static const struct {
 	{ "load", cmd_load },	  { "switch", cmd_switch }, { "unload", cmd_unload },
 	{ "list", cmd_list },	  { "status", cmd_status }, { "get", cmd_get },
 	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
-	{ "doctor", cmd_doctor }, { "top", cmd_top },
+	{ "doctor", cmd_doctor }, { "top", cmd_top },	    { "dirty", cmd_dirty },
 };
 
 /* The argument that argp could not make sense of. */
@@ -152,6 +152,7 @@ static const char top_doc[] =
 	"  set NAME VAR=VALUE...                 tune it while it runs\n"
 	"  mark, unmark --vm PID --vcpu N        choose a vCPU to throttle\n"
 	"  top [INTERVAL [COUNT]]                VMs and vCPUs live, on any kernel with BTF\n"
+	"  dirty [INTERVAL [COUNT]]              dirty rate, working set, heat map\n"
 	"  doctor                                what this machine has and lacks\n"
 	"\n"
 	"Exit codes:\n"
