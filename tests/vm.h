@@ -57,6 +57,7 @@ enum vm_op {
 	OP_WRITE, /* write each page once a round */
 	OP_MIX, /* by @seed: read or write pages in random order */
 	OP_SPIN, /* count in @progress, touch nothing else */
+	OP_HALT, /* halt until an interrupt, @rounds times */
 };
 
 /* vm_create() flags */
@@ -173,6 +174,13 @@ static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 		if (op == OP_SPIN) {
 			while (!box->stop)
 				box->progress++;
+			op = OP_NOP;
+		}
+		if (op == OP_HALT) {
+			for (uint64_t r = 0; r < box->rounds; r++) {
+				asm volatile("hlt");
+				box->progress++;
+			}
 			op = OP_NOP;
 		}
 		for (uint64_t r = 0; op && !box->stop; r++) {

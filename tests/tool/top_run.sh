@@ -1,0 +1,157 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# kvmext top and dirty against VMs that say what they did.
+#   top_run.sh ours|stock PART...     by the KVM modules that are loaded; which parts
+cd "$(dirname "$0")/../.." || exit 1
+. tests/tool/lib.sh
+kind=$1
+shift
+
+# verdicts CMD...: its lines "ok WHAT" and "bad WHAT: why" are tests
+verdicts() {
+	"$@" >"$tmp/verdicts" 2>"$tmp/err"; code=$?
+	: >"$tmp/out"
+	while read -r verdict what; do
+		case $verdict in
+		'#') echo "# $what" ;;
+		*) [ "$verdict" = ok ]; ok "$what" $? ;;
+		esac
+	done <"$tmp/verdicts"
+	[ $code = 0 ]; ok "all of them were looked at" $?
+}
+
+lines() { wc -l <"$1"; }
+await() { for _ in $(seq 600); do "$@" && return; sleep 0.1; done; return 1; }
+longer() { [ "$(lines "$1")" -gt "$2" ]; }
+# An interval that begins and ends from now on
+next() { local want=$(($(lines "$tmp/top") + ${1:-2})); await longer "$tmp/top" $((want - 1)); }
+# Have vmtrue do it, and wait until it says that it did
+tell() { local was; was=$(lines "$tmp/truth"); echo "$@" >&3; await longer "$tmp/truth" "$was"; }
+mkfifo "$tmp/do"
+
+# --- top against the truth ------------------------------------------------------
+
+truth() {
+	$K top --json 1 >"$tmp/top" 2>"$tmp/top.err" &
+	top=$!
+	await longer "$tmp/top" 0; ok "top writes an object an interval" $?
+
+	build/tests/tool/vmtrue <"$tmp/do" >"$tmp/truth" 2>"$tmp/truth.err" &
+	true_vm=$!
+	exec 3>"$tmp/do"
+	tell exits 1000 && tell dirty 300 && tell halt 1500 && tell dirty 700 && tell irq && tell halt 1500
+	ok "the VM did as it was told" $?
+	next
+	exec 3>&-
+	wait $true_vm; ok "the VM ended well" $?
+
+	blocked=0 blocked_ns=0 blocks=0
+	if [ "$kind" = ours ]; then
+		$K -q load $P/stun.bpf.o
+		start_vm
+		blocked=$vm
+		$K mark --vm $vm --vcpu 0 >/dev/null
+		sleep 2
+		$K unmark --vm $vm --vcpu 0 >/dev/null
+		# No block is under way now: the kernel's own figures stand still.
+		sleep 0.5
+		blocked_ns=$(sed -n "s/^vcpu pid=$vm id=0 .* blocked_ns=\([0-9]*\).*/\1/p" $STATE)
+		blocks=$(sed -n "s/^vcpu pid=$vm id=0 .* blocks=\([0-9]*\).*/\1/p" $STATE)
+		next
+		stop_vm
+		$K -q unload stun
+	fi
+	next 3
+	kill -INT $top
+	wait $top; ok "top ends well by SIGINT" $?
+	[ ! -s "$tmp/top.err" ]; ok "and has nothing to complain of" $?
+	verdicts tests/tool/top_check.py $kind "$tmp/top" "$tmp/truth" $true_vm $blocked $blocked_ns $blocks
+}
+
+# --- lines, a busy VM --------------------------------------------------------------
+
+lines_of_text() {
+	start_vm
+	run $K top --batch --unfold --vm $vm 1 1
+	[ $code = 0 ] && [ ! -s "$tmp/err" ]; ok "top --batch" $?
+	has "^ *$vm vmhold .*npf" "it shows the VM and its exits by name"
+	has "^ *$vm   vcpu 1 " "and its vCPUs"
+	[ "$(grep -c "^ *[0-9][0-9]* " "$tmp/out")" = 3 ]; ok "and no other" $?
+	if [ "$kind" = stock ]; then
+		awk -v vm=$vm '$1 == vm && $2 == "vmhold" { exit !($7 == "-" && $14 == "-" && $15 == "-" && $16 == "-") }' "$tmp/out"
+		ok "blocked, policy, asks and blocks are - on stock modules" $?
+	fi
+	run $K top --batch --filter nothing 0.2 1
+	[ $code = 0 ] && ! grep -q vmhold "$tmp/out"; ok "--filter hides it" $?
+	stop_vm
+}
+
+# --- what cannot be -----------------------------------------------------------------
+
+refusals() {
+	fails 2 "nothing to sort by" "top --sort exit" top --sort exit
+	fails 2 "is not 0.1 to 3600" "top 0" top 0
+	fails 2 "no count" "top 1 x" top 1 x
+	fails 7 "has no VM" "top --vm of no VM" top --vm $$
+	fails 7 "no process" "dirty --vm of no process" dirty --vm 4194303
+	if command -v gnuplot >"$tmp/null"; then
+		n=$((n + 1))
+		echo "ok $n - dirty --png without gnuplot # SKIP it is installed"
+	else
+		fails 4 "apt install gnuplot" "dirty --png without gnuplot" dirty --png "$tmp/x.png"
+	fi
+}
+
+# --- on a terminal ------------------------------------------------------------------
+
+screen() {
+	start_vm
+	verdicts tests/tool/top_screen.py $K $vm
+	stop_vm
+}
+
+# --- dirty ---------------------------------------------------------------------------
+
+dirty_pages() {
+	start_vm
+	run $K dirty --vm $vm 1 2
+	[ $code = 0 ] && [ ! -s "$tmp/err" ]; ok "dirty" $?
+	has "^source: the dirty log" "it says where it looks"
+	has "^ *$vm *0 *[1-9]" "vCPU 0 dirties pages"
+	! grep -q "^ *$vm *1 " "$tmp/out"; ok "vCPU 1 does not" $?
+	[ "$(grep -c '^gfn .*|.*[^ |].*|$' "$tmp/out")" = 4 ]; ok "the heat map has the guest's 256 pages in 4 rows" $?
+	LC_ALL=C grep -q '[^[:print:][:space:]]' "$tmp/out"; [ $? = 1 ]; ok "in plain characters" $?
+	stop_vm
+
+	$K dirty --json 1 >"$tmp/dirty" &
+	dirty=$!
+	await longer "$tmp/dirty" 0
+	: >"$tmp/truth"
+	build/tests/tool/vmtrue <"$tmp/do" >"$tmp/truth" 2>"$tmp/truth.err" &
+	true_vm=$!
+	exec 3>"$tmp/do"
+	tell dirty 300 && tell dirty 300 && tell dirty 700
+	await longer "$tmp/dirty" $(($(lines "$tmp/dirty") + 1))
+	exec 3>&-
+	wait $true_vm
+	kill -INT $dirty
+	wait $dirty; ok "dirty ends well by SIGINT" $?
+	cat >"$tmp/check.py" <<'END'
+import json, sys
+pid = int(sys.argv[3])
+vms = [v for line in open(sys.argv[1]) for v in json.loads(line)["vms"] if v["vm"] == pid]
+log = [list(map(int, l.split()[1:])) for l in open(sys.argv[2])]
+got = [sum(c["dirtied"] for v in vms for c in v["vcpus"] if c["id"] == i) for i in (0, 1)]
+want = [sum(l[i] for l in log) for i in (0, 1)]
+print("ok" if got == want else "bad", "pages dirtied equal the dirty log:", got, want)
+ranges = sum(r["dirtied"] for v in vms for r in v["ranges"])
+print("ok" if ranges == sum(want) else "bad", "so do the ranges:", ranges, sum(want))
+ever = vms[-1]["ever_pages"] if vms else None
+print("ok" if ever == 2100 else "bad", "each page counts once in the set:", ever, 2100)
+END
+	verdicts python3 "$tmp/check.py" "$tmp/dirty" "$tmp/truth" $true_vm
+}
+
+for part do $part; done
+done_testing
