@@ -121,6 +121,8 @@ build/kvmext: $(user_obj) $(LIBBPF_A)
 build/user/mark.o: build/bpf/mark.skel.h
 build/user/vms.o: build/bpf/top.skel.h
 build/user/dirty.o: build/bpf/dirty.skel.h
+build/user/trace.o: build/bpf/trace.skel.h
+build/user/hist.o: build/bpf/hist.skel.h
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@
@@ -204,8 +206,8 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-# mark, top and dirty are parts of the tool, misbehave is for tests.
-shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/dirty.bpf.o %/misbehave.bpf.o,$(policies))
+# Parts of the tool are no policies, and misbehave is for tests.
+shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/dirty.bpf.o %/trace.bpf.o %/hist.bpf.o %/misbehave.bpf.o,$(policies))
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)

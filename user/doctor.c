@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext doctor: what this machine has, what is missing, what to do. */
-#include "kvmext.h"
+#include "hook.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -87,6 +87,21 @@ static void check_exit_names(void)
 	     have ? NULL : "load kvm, mount tracefs, be root; exits are shown as numbers", true);
 }
 
+/* For each figure of the tracers, how it is had here. */
+static void check_figures(void)
+{
+	if (access("/sys/module/kvm", F_OK))
+		return;
+	for (int i = 0; i < nr_figures; i++) {
+		const char *how = NULL;
+		bool has = figure_hook(&figures[i], &how) != HOOK_NONE;
+
+		note(str("figure: %s", figures[i].name),
+		     has ? str("%s", how) : str("no %s", how ? how : "tracepoint kvm_exit"),
+		     has ? NULL : str("%s cannot show it here", figures[i].verbs), true);
+	}
+}
+
 static void check_switch(void)
 {
 	if (access(KILL_SWITCH, F_OK))
@@ -156,6 +171,7 @@ int cmd_doctor(int argc, char **argv)
 	check_btf();
 	check_modules();
 	check_exit_names();
+	check_figures();
 	check_switch();
 	check_mounts();
 	check_rights();

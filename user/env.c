@@ -189,11 +189,7 @@ char *proc_comm(uint32_t pid)
 	return str("%s", name);
 }
 
-/*
- * The kernel decides in the end; this is for an answer that says what the
- * process is.
- */
-int need_vm(uint32_t pid)
+int nr_vms(uint32_t pid)
 {
 	char *path = str("/proc/%u/fd", pid);
 	DIR *dir = opendir(path);
@@ -201,12 +197,8 @@ int need_vm(uint32_t pid)
 	int vms = 0;
 
 	free(path);
-	if (!dir && errno == ENOENT)
-		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
-			    "there is no process %u", pid);
-	/* Not ours to look at: let the kernel say. */
 	if (!dir)
-		return OK;
+		return -errno;
 	while ((e = readdir(dir))) {
 		char target[64];
 		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
@@ -217,6 +209,21 @@ int need_vm(uint32_t pid)
 		vms += !strcmp(target, "anon_inode:kvm-vm");
 	}
 	closedir(dir);
+	return vms;
+}
+
+/*
+ * The kernel decides in the end; this is for an answer that says what the
+ * process is.
+ */
+int need_vm(uint32_t pid)
+{
+	int vms = nr_vms(pid);
+
+	if (vms == -ENOENT)
+		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
+			    "there is no process %u", pid);
+	/* If it is not ours to look at, let the kernel say. */
 	if (!vms) {
 		char *comm = proc_comm(pid);
 

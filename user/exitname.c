@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define FORMAT "events/kvm/kvm_exit/format"
+#define USER_FORMAT "events/kvm/kvm_userspace_exit/format"
 #define NAMES_MAX 512
 
 struct name {
@@ -91,14 +92,31 @@ static bool number(const char **s, uint32_t *val)
 	return true;
 }
 
+/* "NAME", or "NA" "ME", as a C compiler has them */
+static char *literal(const char **s)
+{
+	char *name = str("%s", "");
+
+	while (**s == '"') {
+		const char *end = strchr(*s + 1, '"');
+		char *longer;
+
+		if (!end)
+			break;
+		longer = str("%s%.*s", name, (int)(end - *s - 1), *s + 1);
+		free(name);
+		name = longer;
+		*s = end + 1 + strspn(end + 1, " ");
+	}
+	return name;
+}
+
 /* { NUMBER, "NAME" }, ... up to the closing parenthesis */
 static void table(const char *s, uint32_t isa)
 {
 	uint32_t reason;
 
 	for (; *s && nr_names < NAMES_MAX; s++) {
-		const char *end;
-
 		s += strspn(s, ", ");
 		if (*s != '{')
 			return;
@@ -106,24 +124,18 @@ static void table(const char *s, uint32_t isa)
 		if (!number(&s, &reason))
 			return;
 		s += strspn(s, ", ");
-		end = *s == '"' ? strchr(s + 1, '"') : NULL;
-		if (!end)
-			return;
-		names[nr_names++] =
-			(struct name){ isa, reason, str("%.*s", (int)(end - s - 1), s + 1) };
-		s = end + 1;
-		s += strspn(s, " ");
+		names[nr_names++] = (struct name){ isa, reason, literal(&s) };
 		if (*s != '}')
 			return;
 	}
 }
 
 /* (isa == KVM_ISA_VMX) ? __print_symbolic(..., table) : __print_symbolic(..., table) */
-static void parse(const char *fmt)
+static void parse(const char *fmt, uint32_t first, uint32_t last)
 {
 	static const char symbolic[] = "__print_symbolic(";
 
-	for (uint32_t isa = ISA_VMX; isa <= ISA_SVM; isa++) {
+	for (uint32_t isa = first; isa <= last; isa++) {
 		fmt = strstr(fmt, symbolic);
 		if (!fmt)
 			return;
@@ -166,12 +178,19 @@ int exit_names_load(void)
 	}
 	text = slurp(dir, FORMAT);
 	where = text ? str("%s", path) : str("%s has no " FORMAT ": %s", path, strerror(errno));
-	close(dir);
-	if (!text)
+	if (!text) {
+		close(dir);
 		return E_ENV;
-	parse(text);
+	}
+	parse(text, ISA_VMX, ISA_SVM);
 	free(text);
 	state = nr_names > 0;
+	/* What user space is left the guest for, of the same kind */
+	text = slurp(dir, USER_FORMAT);
+	if (text)
+		parse(text, ISA_NONE, ISA_NONE);
+	free(text);
+	close(dir);
 	if (!state)
 		where = str("%s/" FORMAT " is not understood", path);
 	return state ? OK : E_ENV;
@@ -205,7 +224,7 @@ int exit_reasons(const char *name, uint64_t *keys, int max)
 	int n = 0;
 
 	for (int i = 0; i < nr_names; i++)
-		if (!strcasecmp(names[i].name, name) && n < max)
+		if (names[i].isa != ISA_NONE && !strcasecmp(names[i].name, name) && n < max)
 			keys[n++] = EXIT_KEY(names[i].isa, names[i].reason);
 	if (n || *end || end == name || v > UINT32_MAX)
 		return n;

@@ -84,6 +84,7 @@ enum {
 int cmd_dirty(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_get(int argc, char **argv);
+int cmd_hist(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_mark(int argc, char **argv);
@@ -91,6 +92,7 @@ int cmd_set(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_top(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 int cmd_unload(int argc, char **argv);
 int cmd_unmark(int argc, char **argv);
 
@@ -368,6 +370,8 @@ int need_bpffs(void);
 bool kill_switch_on(void);
 uint64_t missing_caps(char *names, size_t size);
 bool is_mount(const char *path, long magic);
+/* nr_vms - how many VMs the process has open, or -errno */
+int nr_vms(uint32_t pid);
 /* need_vm - E_VM unless the process has a VM open */
 int need_vm(uint32_t pid);
 int parse_pid(const char *text, uint32_t *pid);
@@ -379,8 +383,8 @@ char *proc_comm(uint32_t pid);
 
 /* --- exitname.c: names of VM exits --- */
 
-/* KVM_ISA_* of the kernel, as kvm_exit has them */
-enum { ISA_VMX = 1, ISA_SVM = 2 };
+/* KVM_ISA_* of the kernel, as kvm_exit has them; ISA_NONE for KVM_EXIT_*, exits to user space */
+enum { ISA_NONE, ISA_VMX, ISA_SVM };
 #define EXIT_KEY(isa, reason) ((uint64_t)(isa) << 32 | (uint32_t)(reason))
 
 /**

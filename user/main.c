@@ -19,6 +19,7 @@ static const struct {
 	{ "list", cmd_list },	  { "status", cmd_status }, { "get", cmd_get },
 	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
 	{ "doctor", cmd_doctor }, { "top", cmd_top },	    { "dirty", cmd_dirty },
+	{ "doctor", cmd_doctor }, { "trace", cmd_trace },   { "hist", cmd_hist },
 };
 
 /* The argument that argp could not make sense of. */
@@ -153,6 +154,8 @@ static const char top_doc[] =
 	"  mark, unmark --vm PID --vcpu N        choose a vCPU to throttle\n"
 	"  top [INTERVAL [COUNT]]                VMs and vCPUs live, on any kernel with BTF\n"
 	"  dirty [INTERVAL [COUNT]]              dirty rate, working set, heat map\n"
+	"  trace [EVENT...]                      what KVM does, event by event\n"
+	"  hist WHAT                             how long it takes, as a histogram\n"
 	"  doctor                                what this machine has and lacks\n"
 	"\n"
 	"Exit codes:\n"

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the tracers in bpf/ and the tool that shows their events agree on. */
+#ifndef __KVMEXT_TRACE_H
+#define __KVMEXT_TRACE_H
+
+enum ev_type {
+	EV_EXIT,
+	EV_FAULT,
+	EV_DIRTY,
+	EV_MARK,
+	EV_ASK,
+	EV_BLOCK,
+	EV_ROUND,
+	EV_INJECT,
+	EV_EXCEPTION,
+	EV_ACCEPT,
+	EV_MSI,
+	EV_WAKEUP,
+	EV_ATTACH,
+	EV_UPDATE,
+	EV_DETACH,
+	EV_EJECT,
+	EV_NR,
+};
+
+#define NO_DUR (~0ULL)
+#define NO_VCPU (-1)
+#define REASONS_MAX 16
+#define EXIT_ISA_VMX 1
+#define USER_NO_REASON (~0ULL) /* KVM_RUN failed, as with a signal */
+
+/**
+ * struct event - something that happened
+ * @ts: when it began, CLOCK_MONOTONIC
+ * @dur: ns that it took, NO_DUR if it has no length or that is not known
+ * @vm: the VMM's process id, 0 if it is not known
+ * @tid: the thread, 0 if not a vCPU's
+ * @vcpu: its id in KVM, or NO_VCPU
+ * @type: enum ev_type
+ * @arg: by type:
+ *	EXIT		isa << 32 | reason, KVM_EXIT_* + 1 if user space was needed
+ *	FAULT		guest-physical address, error code
+ *	DIRTY		guest frame number, memslot
+ *	MARK		who marks, on
+ *	ASK		policy, its answer, ns granted
+ *	BLOCK		policy, ns granted, why it ended
+ *	ROUND		kind, memslot, dirty pages, pages in all
+ *	INJECT		vector, soft, once more
+ *	EXCEPTION	vector, has an error code, error code, once more
+ *	ACCEPT		vector, delivery mode, level
+ *	MSI		address, data
+ *	WAKEUP		scheduled out, for a reason
+ *	ATTACH to EJECT	policy, for which VM, what kind of ejection, code
+ */
+struct event {
+	__u64 ts;
+	__u64 dur;
+	__u32 vm;
+	__u32 tid;
+	__s32 vcpu;
+	__u32 type;
+	__u64 arg[4];
+};
+
+/* Of the types ATTACH to EJECT */
+struct policy_event {
+	struct event ev;
+	char name[32];
+	char table[16];
+	char msg[128];
+};
+
+/**
+ * struct filter - what is wanted
+ * @vm: of this process only, or 0
+ * @vcpu: this vCPU only, or NO_VCPU
+ * @nr_reasons: exits for these reasons only; 0: all
+ * @min_ns: only what took so long; what has no length is left out then
+ * @reason: isa << 32 | reason
+ */
+struct filter {
+	__u32 vm;
+	__s32 vcpu;
+	__u32 nr_reasons;
+	__u64 min_ns;
+	__u64 reason[REASONS_MAX];
+};
+
+#define HIST_SLOTS 44
+#define HIST_KEYS 512
+
+/**
+ * struct hist - of times in ns
+ * @slot: slot i counts 2^i to 2^(i+1) - 1, slot 0 also 0, the last all above
+ * @n: how many
+ * @sum: of all
+ * @max: longest
+ */
+struct hist {
+	__u64 slot[HIST_SLOTS];
+	__u64 n;
+	__u64 sum;
+	__u64 max;
+};
+
+#endif /* __KVMEXT_TRACE_H */

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tracers know of a vCPU, and why it exited.
+ *
+ * It is kept in the storage of the vCPU's thread: no lock is taken and nothing is
+ * hashed at an exit, and it goes when the thread goes.
+ */
+#ifndef __KVMEXT_VCPU_BPF_H
+#define __KVMEXT_VCPU_BPF_H
+
+/* An attach point's arguments are fixed, and BPF_PROG() adds ctx. */
+#pragma clang diagnostic ignored "-Wunused-parameter"
+
+#define BPF_NO_KFUNC_PROTOTYPES
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "trace.h"
+
+/*
+ * Pointers of BTF tracepoints: newer verifiers have them tested for NULL before
+ * they are used, though none here ever is.
+ */
+
+/**
+ * struct vcpu_thread - a thread that runs a vCPU
+ * @exit_ts: when it left the guest, 0: it is there
+ * @key: why, isa << 32 | reason
+ * @user: KVM_EXIT_* + 1 if user space was needed since
+ * @inject_ts: when the first interrupt since then was injected
+ * @waking_ts: when it was last woken
+ * @known: @vcpu is known
+ * @vcpu: its id
+ */
+struct vcpu_thread {
+	u64 exit_ts;
+	u64 key;
+	u64 user;
+	u64 inject_ts;
+	u64 waking_ts;
+	bool known;
+	s32 vcpu;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct vcpu_thread);
+} threads SEC(".maps");
+
+const volatile struct filter filter;
+
+static __always_inline u32 tgid(void)
+{
+	return bpf_get_current_pid_tgid() >> 32;
+}
+
+static __always_inline bool vm_wanted(u32 vm)
+{
+	return !filter.vm || filter.vm == vm;
+}
+
+static __always_inline bool vcpu_wanted(s32 vcpu)
+{
+	return filter.vcpu == NO_VCPU || filter.vcpu == vcpu;
+}
+
+static __always_inline bool reason_wanted(u64 key)
+{
+	if (!filter.nr_reasons)
+		return true;
+	for (u32 i = 0; i < REASONS_MAX; i++)
+		if (i < filter.nr_reasons && filter.reason[i] == key)
+			return true;
+	return false;
+}
+
+/* What is known of the current thread, or NULL: it runs no vCPU that is wanted. */
+static __always_inline struct vcpu_thread *thread(void)
+{
+	struct vcpu_thread *t;
+
+	t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), NULL, 0);
+	return t && t->known && vcpu_wanted(t->vcpu) ? t : NULL;
+}
+
+static __always_inline struct vcpu_thread *thread_of_vcpu(s32 vcpu)
+{
+	struct vcpu_thread *t;
+
+	if (!vm_wanted(tgid()) || !vcpu_wanted(vcpu))
+		return NULL;
+	t = bpf_task_storage_get(&threads, bpf_get_current_task_btf(), NULL,
+				 BPF_LOCAL_STORAGE_GET_F_CREATE);
+	/* A thread may run one vCPU after another. */
+	if (t && (!t->known || t->vcpu != vcpu)) {
+		t->exit_ts = 0;
+		t->inject_ts = 0;
+		t->vcpu = vcpu;
+		t->known = true;
+	}
+	return t;
+}
+
+/*
+ * The tracepoint's arguments do not have the reason.  It is in the vendor's own
+ * part of the vCPU, of which struct kvm_vcpu is the head; these are the fields
+ * that matter, found by name where the kernel has them.
+ */
+struct vmcb_control_area___x {
+	u32 exit_code;
+} __attribute__((preserve_access_index));
+
+struct vmcb___x {
+	struct vmcb_control_area___x control;
+} __attribute__((preserve_access_index));
+
+struct vcpu_svm___x {
+	struct vmcb___x *vmcb;
+} __attribute__((preserve_access_index));
+
+union vmx_exit_reason___x {
+	u32 full;
+} __attribute__((preserve_access_index));
+
+struct vcpu_vmx___x {
+	union vmx_exit_reason___x exit_reason;
+} __attribute__((preserve_access_index));
+
+/* Since 6.16, where TDX shares it */
+struct vcpu_vt___x {
+	union vmx_exit_reason___x exit_reason;
+} __attribute__((preserve_access_index));
+
+struct vcpu_vmx___vt {
+	struct vcpu_vt___x vt;
+} __attribute__((preserve_access_index));
+
+/* A KVM that runs its guests without the hardware's help */
+struct vcpu_pvm___x {
+	u32 exit_reason;
+} __attribute__((preserve_access_index));
+
+static __always_inline u64 exit_key(struct kvm_vcpu *vcpu, u32 isa)
+{
+	u32 reason = 0;
+
+	if (bpf_core_field_exists(((struct vcpu_pvm___x *)0)->exit_reason)) {
+		reason = BPF_CORE_READ((struct vcpu_pvm___x *)vcpu, exit_reason);
+	} else if (isa == EXIT_ISA_VMX) {
+		if (bpf_core_field_exists(((struct vcpu_vmx___x *)0)->exit_reason))
+			reason = BPF_CORE_READ((struct vcpu_vmx___x *)vcpu, exit_reason.full);
+		else if (bpf_core_field_exists(((struct vcpu_vmx___vt *)0)->vt.exit_reason))
+			reason = BPF_CORE_READ((struct vcpu_vmx___vt *)vcpu, vt.exit_reason.full);
+	} else if (bpf_core_field_exists(((struct vcpu_svm___x *)0)->vmcb)) {
+		reason = BPF_CORE_READ((struct vcpu_svm___x *)vcpu, vmcb, control.exit_code);
+	}
+	if (isa == EXIT_ISA_VMX)
+		reason &= 0xffff;
+	return (u64)isa << 32 | reason;
+}
+
+static __always_inline void left_guest(struct vcpu_thread *t, u64 key)
+{
+	t->exit_ts = bpf_ktime_get_ns();
+	t->key = key;
+	t->user = 0;
+	t->inject_ts = 0;
+}
+
+#endif /* __KVMEXT_VCPU_BPF_H */

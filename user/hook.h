@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* kvmext trace, hist and doctor: attach points, and what the tracers share. */
+#ifndef __KVMEXT_HOOK_H
+#define __KVMEXT_HOOK_H
+
+#include <linux/types.h>
+
+#include "bpf/trace.h"
+#include "kvmext.h"
+
+enum hook { HOOK_NONE, HOOK_TP_BTF, HOOK_TP, HOOK_FENTRY };
+
+/* hook_tp_btf - KVM or the kernel has this tracepoint, with BTF */
+bool hook_tp_btf(const char *name);
+bool hook_tp(const char *group, const char *name);
+/* hook_fentry - KVM or the kernel has this function, and programs can be put there */
+bool hook_fentry(const char *func);
+/* hook_exit - how to learn why a vCPU exited; @how is for people */
+enum hook hook_exit(const char **how);
+/* need_kvm - E_ENV with the reason if KVM cannot be traced here */
+int need_kvm(void);
+
+/**
+ * struct figure - something that the tracers show
+ * @name: of it
+ * @verbs: what shows it
+ * @point: its attach point, or NULL if there is more to it
+ */
+struct figure {
+	const char *name;
+	const char *verbs;
+	const char *point;
+};
+
+extern const struct figure figures[];
+extern const int nr_figures;
+/* figure_hook - the best way to it that this kernel has */
+enum hook figure_hook(const struct figure *f, const char **how);
+
+/* --- run.c: what trace and hist do alike --- */
+
+enum { OPT_REASON = 0x200, OPT_MIN_US, OPT_FOR, OPT_PERFETTO, OPT_BUFFER };
+
+/**
+ * struct run - options of a tracer's run
+ * @cmd: the command
+ * @filter: for the programs
+ * @ns: how long to run, 0: until Ctrl-C
+ * @reason: texts of --reason
+ */
+struct run {
+	const char *cmd;
+	struct filter filter;
+	uint64_t ns;
+	const char *reason[REASONS_MAX];
+};
+
+/* run_option - understand --vm, --vcpu, --reason, --min-us or --for */
+error_t run_option(struct run *r, int key, const char *arg);
+/* run_ready - all that can be refused before anything is loaded */
+int run_ready(struct run *r);
+/* run_begin - the programs are attached: say so; the time runs */
+void run_begin(const struct run *r);
+/**
+ * run_on - wait a bit
+ * @r: the run
+ * @fd: return early when this can be read, or -1
+ *
+ * Return: false if the run is over: time, Ctrl-C, or the VM has exited.
+ */
+bool run_on(struct run *r, int fd);
+/* run_end - say why it ended if it is not what was asked for */
+void run_end(const struct run *r);
+double run_seconds(const struct run *r);
+/* load_error - report that the programs were not loaded */
+int load_error(const char *cmd);
+uint64_t mono_ns(void);
+/* is_vmm - whether the process has a VM; remembered for a second */
+bool is_vmm(uint32_t pid);
+
+/* --- perfetto.c: a file for ui.perfetto.dev and chrome://tracing --- */
+
+int perfetto_open(const char *path);
+void perfetto_vcpu(uint32_t vm, int32_t vcpu, uint32_t tid);
+/**
+ * perfetto_event - write an event
+ * @ev: it
+ * @cat: its kind
+ * @name: what it is called there
+ * @args: more about it, members of a JSON object, "" if none
+ */
+void perfetto_event(const struct event *ev, const char *cat, const char *name, const char *args);
+void perfetto_flush(void);
+/* perfetto_close - make it whole; E_INTERNAL if not all could be written */
+int perfetto_close(void);
+
+#endif /* __KVMEXT_HOOK_H */

@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0
+/* kvmext trace: what KVM does, event by event. */
+#include "hook.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "bpf/trace.skel.h"
+
+#define BUFFER_KIB 4096
+#define BUFFER_KIB_MAX (1 << 20)
+
+enum group { G_EXIT, G_FAULT, G_DIRTY, G_THROTTLE, G_IRQ, G_POLICY, G_NR };
+
+static const char *const group_names[G_NR] = {
+	[G_EXIT] = "exit",	   [G_FAULT] = "fault", [G_DIRTY] = "dirty",
+	[G_THROTTLE] = "throttle", [G_IRQ] = "irq",	[G_POLICY] = "policy",
+};
+
+static const struct {
+	const char *name;
+	enum group group;
+} types[EV_NR] = {
+	[EV_EXIT] = { "exit", G_EXIT },
+	[EV_FAULT] = { "fault", G_FAULT },
+	[EV_DIRTY] = { "dirty", G_DIRTY },
+	[EV_MARK] = { "mark", G_THROTTLE },
+	[EV_ASK] = { "ask", G_THROTTLE },
+	[EV_BLOCK] = { "block", G_THROTTLE },
+	[EV_ROUND] = { "round", G_THROTTLE },
+	[EV_INJECT] = { "inject", G_IRQ },
+	[EV_EXCEPTION] = { "exception", G_IRQ },
+	[EV_ACCEPT] = { "accept", G_IRQ },
+	[EV_MSI] = { "msi", G_IRQ },
+	[EV_WAKEUP] = { "wakeup", G_IRQ },
+	[EV_ATTACH] = { "attach", G_POLICY },
+	[EV_UPDATE] = { "update", G_POLICY },
+	[EV_DETACH] = { "detach", G_POLICY },
+	[EV_EJECT] = { "eject", G_POLICY },
+};
+
+/* Programs but those of kvm_entry and kvm_exit, and what each needs of the kernel. */
+static const struct {
+	const char *prog;
+	enum group group;
+	const char *point;
+	bool function;
+} progs[] = {
+	{ "user_exit", G_EXIT, "kvm_userspace_exit", false },
+	{ "thread_exit", G_EXIT, "sched_process_exit", false },
+	{ "fault", G_FAULT, "kvm_page_fault", false },
+	{ "dirty_fentry", G_DIRTY, "mark_page_dirty_in_slot", true },
+	{ "mark", G_THROTTLE, "kvm_throttle_mark", false },
+	{ "ask", G_THROTTLE, "kvm_throttle_ask", false },
+	{ "block", G_THROTTLE, "kvm_throttle_block", false },
+	{ "dirty_round", G_THROTTLE, "kvm_throttle_round", false },
+	{ "inject", G_IRQ, "kvm_inj_virq", false },
+	{ "exception", G_IRQ, "kvm_inj_exception", false },
+	{ "accept", G_IRQ, "kvm_apic_accept_irq", false },
+	{ "msi", G_IRQ, "kvm_msi_set_irq", false },
+	{ "wakeup", G_IRQ, "kvm_vcpu_wakeup", false },
+	{ "attach", G_POLICY, "kvm_ext_attach", false },
+	{ "update", G_POLICY, "kvm_ext_update", false },
+	{ "detach", G_POLICY, "kvm_ext_detach", false },
+	{ "eject", G_POLICY, "kvm_ext_eject", false },
+};
+
+/**
+ * struct tracer - a run of kvmext trace
+ * @run: what trace and hist have in common
+ * @groups: bits of the groups of events wanted
+ * @perfetto: file to write, or NULL
+ * @buffer_kib: size of the buffer between kernel and tool
+ * @shown: events that came through
+ * @per_group: the same, of each group
+ * @begun: when it began
+ */
+struct tracer {
+	struct run run;
+	unsigned int groups;
+	const char *perfetto;
+	unsigned long buffer_kib;
+	uint64_t shown;
+	uint64_t per_group[G_NR];
+	uint64_t begun;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct tracer *t = state->input;
+	const char *near;
+	char *end;
+
+	switch (key) {
+	case OPT_PERFETTO:
+		t->perfetto = arg;
+		return 0;
+	case OPT_BUFFER:
+		t->buffer_kib = strtoul(arg, &end, 10);
+		if (*end || end == arg || t->buffer_kib < 4 || t->buffer_kib > BUFFER_KIB_MAX ||
+		    t->buffer_kib & (t->buffer_kib - 1))
+			return fail_usage("trace", "'%s' is no power of two from 4 to %d", arg,
+					  BUFFER_KIB_MAX),
+			       EINVAL;
+		return 0;
+	case ARGP_KEY_ARG:
+		for (int i = 0; i < G_NR; i++)
+			if (!strcmp(arg, group_names[i])) {
+				t->groups |= 1 << i;
+				return 0;
+			}
+		near = nearest(arg, group_names, G_NR);
+		return fail(E_USAGE,
+			    near ? str("did you mean '%s'?", near) :
+				   "there are exit, fault, dirty, throttle, irq and policy",
+			    "there is no event '%s'", arg),
+		       EINVAL;
+	case ARGP_KEY_END:
+		if (!t->run.reason[0])
+			return 0;
+		if (t->groups && !(t->groups & 1 << G_EXIT))
+			return fail_usage("trace",
+					  "--reason is for exits, which are not asked for"),
+			       EINVAL;
+		if (!t->groups)
+			t->groups = 1 << G_EXIT;
+		return 0;
+	}
+	return run_option(&t->run, key, arg);
+}
+
+static const struct argp_option options[] = {
+	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },
+	{ "vcpu", OPT_VCPU, "N", 0, "only this vCPU", 0 },
+	{ "reason", OPT_REASON, "NAME", 0, "only exits for this reason, such as cpuid; repeatable",
+	  0 },
+	{ "min-us", OPT_MIN_US, "N", 0, "only what took N microseconds or more", 0 },
+	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
+	{ "perfetto", OPT_PERFETTO, "FILE", 0,
+	  "write a trace for ui.perfetto.dev and chrome://tracing", 0 },
+	{ "buffer", OPT_BUFFER, "KIB", 0, "of the events that wait for the tool (4096)", 0 },
+	{}
+};
+
+/* --- an event in words --- */
+
+enum kind { TEXT, NUM, HEX, NS };
+
+struct field {
+	const char *key;
+	enum kind kind;
+	const char *text;
+	int64_t num;
+};
+
+#define FIELDS_MAX 8
+
+static const char *one_of(const char *const *names, size_t n, uint64_t i)
+{
+	return i < n ? names[i] : "?";
+}
+#define ONE_OF(names, i) one_of(names, ARRAY_SIZE(names), i)
+
+static int describe(const struct event *ev, struct field f[FIELDS_MAX])
+{
+	static const char *const marks[] = { "nobody", "policy", "user", "policy and user" };
+	static const char *const ends[] = { "timer", "signal", "kick", "off" };
+	static const char *const rounds[] = { "start", "stop", "harvest", "ring-reset" };
+	static const char *const modes[] = { "fixed", "lowest", "smi",	"3",
+					     "nmi",   "init",	"sipi", "extint" };
+	static const char *const kinds[] = { "none", "policy", "answers", "slow" };
+	const struct policy_event *pe = (const void *)ev;
+	const uint64_t *a = (const uint64_t *)ev->arg;
+	int n = 0;
+
+#define FIELD(k, t, s, v) (f[n++] = (struct field){ .key = k, .kind = t, .text = s, .num = v })
+	switch (ev->type) {
+	case EV_EXIT:
+		FIELD("reason", TEXT, exit_name(a[0] >> 32, a[0]), 0);
+		if (a[1] == USER_NO_REASON)
+			FIELD("user", TEXT, "signal", 0);
+		else if (a[1])
+			FIELD("user", TEXT, exit_name(ISA_NONE, a[1] - 1), 0);
+		break;
+	case EV_FAULT:
+		FIELD("gpa", HEX, NULL, a[0]);
+		FIELD("error", HEX, NULL, a[1]);
+		FIELD("access", TEXT, a[1] & 2 ? "write" : a[1] & 16 ? "execute" : "read", 0);
+		break;
+	case EV_DIRTY:
+		FIELD("gfn", HEX, NULL, a[0]);
+		FIELD("slot", NUM, NULL, a[1]);
+		break;
+	case EV_MARK:
+		FIELD("on", NUM, NULL, a[1]);
+		FIELD("by", TEXT, ONE_OF(marks, a[0]), 0);
+		break;
+	case EV_ASK:
+		FIELD("answer", NS, NULL, a[1]);
+		FIELD("granted", NS, NULL, a[2]);
+		FIELD("policy", NUM, NULL, a[0]);
+		break;
+	case EV_BLOCK:
+		FIELD("granted", NS, NULL, a[1]);
+		FIELD("end", TEXT, ONE_OF(ends, a[2]), 0);
+		FIELD("policy", NUM, NULL, a[0]);
+		break;
+	case EV_ROUND:
+		FIELD("kind", TEXT, ONE_OF(rounds, a[0]), 0);
+		FIELD("slot", NUM, NULL, a[1]);
+		FIELD("dirty", NUM, NULL, a[2]);
+		FIELD("pages", NUM, NULL, a[3]);
+		break;
+	case EV_INJECT:
+		FIELD("vector", NUM, NULL, a[0]);
+		if (a[1])
+			FIELD("soft", NUM, NULL, 1);
+		if (a[2])
+			FIELD("again", NUM, NULL, 1);
+		break;
+	case EV_EXCEPTION:
+		FIELD("vector", NUM, NULL, a[0]);
+		if (a[1])
+			FIELD("error", HEX, NULL, a[2]);
+		if (a[3])
+			FIELD("again", NUM, NULL, 1);
+		break;
+	case EV_ACCEPT:
+		FIELD("vector", NUM, NULL, a[0]);
+		FIELD("mode", TEXT, ONE_OF(modes, a[1] >> 8 & 7), 0);
+		break;
+	case EV_MSI:
+		FIELD("vector", NUM, NULL, a[1] & 0xff);
+		FIELD("mode", TEXT, ONE_OF(modes, a[1] >> 8 & 7), 0);
+		FIELD("dest", NUM, NULL, a[0] >> 12 & 0xff);
+		FIELD("address", HEX, NULL, a[0]);
+		break;
+	case EV_WAKEUP:
+		FIELD("slept", NUM, NULL, a[0]);
+		FIELD("valid", NUM, NULL, a[1]);
+		break;
+	case EV_EJECT:
+		FIELD("kind", TEXT, ONE_OF(kinds, a[2]), 0);
+		FIELD("code", NUM, NULL, a[3]);
+		FIELD("message", TEXT, pe->msg, 0);
+		/* fall through */
+	default:
+		FIELD("name", TEXT, pe->name, 0);
+		FIELD("table", TEXT, pe->table, 0);
+		FIELD("policy", NUM, NULL, a[0]);
+	}
+#undef FIELD
+	return n;
+}
+
+static void show_json(const struct event *ev, const struct field *f, int n)
+{
+	j_open(NULL, '{');
+	j_num("ts_ns", ev->ts);
+	j_str("event", types[ev->type].name);
+	if (ev->vm)
+		j_num("vm", ev->vm);
+	else
+		j_str("vm", NULL);
+	if (ev->vcpu != NO_VCPU)
+		j_num("vcpu", ev->vcpu);
+	else
+		j_str("vcpu", NULL);
+	if (ev->dur != NO_DUR)
+		j_num("ns", ev->dur);
+	for (int i = 0; i < n; i++) {
+		char *key = f[i].kind == NS ? str("%s_ns", f[i].key) : NULL;
+
+		if (f[i].kind == TEXT)
+			j_str(f[i].key, f[i].text);
+		else
+			j_num(key ?: f[i].key,
+			      f[i].kind == HEX ? (s128)(uint64_t)f[i].num : f[i].num);
+		free(key);
+	}
+	j_close('}');
+}
+
+static void show_text(const struct tracer *t, const struct event *ev, const struct field *f, int n)
+{
+	int64_t since = ev->ts - t->begun;
+	char who[32] = "-";
+
+	if (ev->vm && ev->vcpu != NO_VCPU)
+		snprintf(who, sizeof(who), "%u/%d", ev->vm, ev->vcpu);
+	else if (ev->vm)
+		snprintf(who, sizeof(who), "%u", ev->vm);
+	else if (ev->vcpu != NO_VCPU)
+		snprintf(who, sizeof(who), "-/%d", ev->vcpu);
+	printf("%12.6f %-10s %-9s", since / 1e9, who, types[ev->type].name);
+	if (ev->type == EV_EXIT || ev->dur != NO_DUR) {
+		char *d = ev->dur != NO_DUR ? duration(ev->dur) : NULL;
+
+		printf(" %9s", d ? d : "-");
+		free(d);
+	} else {
+		printf(" %9s", "");
+	}
+	for (int i = 0; i < n; i++) {
+		char *d;
+
+		switch (f[i].kind) {
+		case TEXT:
+			printf(i ? " %s=%s" : "  %.0s%s", f[i].key, f[i].text);
+			break;
+		case NUM:
+			printf(i ? " %s=%" PRId64 : "  %s=%" PRId64, f[i].key, f[i].num);
+			break;
+		case HEX:
+			printf(i ? " %s=0x%" PRIx64 : "  %s=0x%" PRIx64, f[i].key, f[i].num);
+			break;
+		case NS:
+			d = f[i].num < 0 ? str("%" PRId64 " ns", f[i].num) : duration(f[i].num);
+			printf(i ? " %s=%s" : "  %s=%s", f[i].key, d);
+			free(d);
+		}
+	}
+	putchar('\n');
+}
+
+static void show_perfetto(const struct event *ev, const struct field *f, int n)
+{
+	const char *name = types[ev->type].name;
+	char args[512] = "";
+	size_t len = 0;
+
+	if (ev->type == EV_EXIT)
+		name = f[0].text;
+	for (int i = 0; i < n && len < sizeof(args); i++) {
+		len += snprintf(args + len, sizeof(args) - len, "%s\"%s\":", i ? "," : "",
+				f[i].key);
+		if (len >= sizeof(args))
+			break;
+		if (f[i].kind != TEXT) {
+			len += snprintf(args + len, sizeof(args) - len,
+					f[i].kind == HEX ? "\"0x%" PRIx64 "\"" : "%" PRId64,
+					f[i].num);
+			continue;
+		}
+		/* Quotes and the like have no place in names; a policy's message may have them. */
+		len += snprintf(args + len, sizeof(args) - len, "\"%s", f[i].text);
+		for (char *p = args + (len < sizeof(args) ? len - strlen(f[i].text) : 0);
+		     len < sizeof(args) && *p; p++)
+			if (*p == '"' || *p == '\\' || *p < ' ' || *p > '~')
+				*p = '?';
+		if (len < sizeof(args))
+			len += snprintf(args + len, sizeof(args) - len, "\"");
+	}
+	perfetto_event(ev, group_names[types[ev->type].group], name,
+		       len < sizeof(args) ? args : "");
+}
+
+static int on_event(void *ctx, void *data, size_t size)
+{
+	struct field f[FIELDS_MAX];
+	struct tracer *t = ctx;
+	struct event *ev = data, copy;
+	int n;
+
+	(void)size;
+	if (ev->type >= EV_NR)
+		return 0;
+	/* Sent from an interrupt or a worker: whose process that is says nothing. */
+	if ((ev->type == EV_ACCEPT || ev->type == EV_MSI) && !t->run.filter.vm && !is_vmm(ev->vm)) {
+		copy = *ev;
+		copy.vm = 0;
+		ev = &copy;
+	}
+	n = describe(ev, f);
+	t->shown++;
+	t->per_group[types[ev->type].group]++;
+	if (t->perfetto)
+		show_perfetto(ev, f, n);
+	else if (g.json)
+		show_json(ev, f, n);
+	else
+		show_text(t, ev, f, n);
+	return 0;
+}
+
+/* --- the programs --- */
+
+static void missing(enum group group, bool all, const char *points)
+{
+	if (g.json) {
+		j_open(NULL, '{');
+		j_open("missing", '{');
+		j_str("event", group_names[group]);
+		j_bool("all", all);
+		j_str("points", points);
+		j_close('}');
+		j_close('}');
+		return;
+	}
+	fprintf(stderr, "kvmext: %s %s events: this kernel lacks %s\n", all ? "no" : "not all",
+		group_names[group], points);
+}
+
+/* choose - the programs to load; what is not there is said, once for each kind of event */
+static unsigned int choose(const struct tracer *t, struct trace_bpf *skel, enum hook exit_hook)
+{
+	unsigned int have = 0;
+	bool named_threads;
+
+	for (int grp = 0; grp < G_NR; grp++) {
+		char *points = NULL;
+		bool any = false;
+
+		if (!(t->groups & 1 << grp))
+			continue;
+		if (grp == G_EXIT) {
+			any = exit_hook != HOOK_NONE;
+			if (!any)
+				points = str("tracepoint kvm_exit");
+		}
+		for (size_t i = 0; i < ARRAY_SIZE(progs); i++) {
+			struct bpf_program *p;
+			bool there;
+
+			if (progs[i].group != (enum group)grp)
+				continue;
+			p = bpf_object__find_program_by_name(skel->obj, progs[i].prog);
+			there = progs[i].function ? hook_fentry(progs[i].point) :
+						    hook_tp_btf(progs[i].point);
+			bpf_program__set_autoload(p, there && (grp != G_EXIT || any));
+			if (there && grp != G_EXIT)
+				any = true;
+			else if (!there)
+				points = str("%s%s%s %s", points ?: "", points ? ", " : "",
+					     progs[i].function ? "fentry for" : "tracepoint",
+					     progs[i].point);
+		}
+		if (points)
+			missing(grp, !any, points);
+		if (any)
+			have |= 1 << grp;
+	}
+	named_threads = have & (1 << G_EXIT | 1 << G_DIRTY | 1 << G_IRQ);
+	bpf_program__set_autoload(skel->progs.entry, named_threads);
+	bpf_program__set_autoload(skel->progs.exit_btf,
+				  have & 1 << G_EXIT && exit_hook == HOOK_TP_BTF);
+	bpf_program__set_autoload(skel->progs.exit_tp, have & 1 << G_EXIT && exit_hook == HOOK_TP);
+	return have;
+}
+
+static struct trace_bpf *open_skel(const struct tracer *t)
+{
+	struct trace_bpf *skel = trace_bpf__open();
+	struct bpf_program *p;
+
+	if (!skel)
+		return NULL;
+	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(p, false);
+	memcpy((void *)&skel->rodata->filter, &t->run.filter, sizeof(t->run.filter));
+	skel->rodata->want_exit = t->groups & 1 << G_EXIT;
+	skel->rodata->wake_bytes = t->buffer_kib * 1024 / 4;
+	bpf_map__set_max_entries(skel->maps.events, t->buffer_kib * 1024);
+	return skel;
+}
+
+/* Entries first: an exit is of use only if the entry after it is seen. */
+static struct bpf_link *links[ARRAY_SIZE(progs) + 3];
+static int nr_links;
+
+static int attach(struct trace_bpf *skel)
+{
+	struct bpf_program *p;
+
+	/* clang-format off */
+	bpf_object__for_each_program(p, skel->obj) {
+		/* clang-format on */
+		if (!bpf_program__autoload(p))
+			continue;
+		links[nr_links] = bpf_program__attach(p);
+		if (links[nr_links])
+			nr_links++;
+		else if (!g.json)
+			fprintf(stderr, "kvmext: cannot attach to %s: %s\n",
+				bpf_program__section_name(p), strerror(errno));
+	}
+	return nr_links;
+}
+
+static void detach(void)
+{
+	while (nr_links)
+		bpf_link__destroy(links[--nr_links]);
+}
+
+static void finish(const struct tracer *t, const struct trace_bpf *skel)
+{
+	uint64_t lost[G_NR] = {}, all = 0;
+	double s = run_seconds(&t->run);
+
+	for (int i = 0; i < EV_NR; i++) {
+		lost[types[i].group] += skel->bss->lost[i];
+		all += skel->bss->lost[i];
+	}
+	if (g.json) {
+		j_open(NULL, '{');
+		j_open("end", '{');
+		j_real("seconds", s);
+		j_num("events", t->shown);
+		j_num("lost", all);
+		for (int i = 0; i < G_NR; i++) {
+			if (!(t->groups & 1 << i))
+				continue;
+			j_open(group_names[i], '{');
+			j_num("events", t->per_group[i]);
+			j_num("lost", lost[i]);
+			j_close('}');
+		}
+		j_close('}');
+		j_close('}');
+		return;
+	}
+	say("%" PRIu64 " events in %.1f s, %" PRIu64 " lost%s%s", t->shown, s, all,
+	    t->perfetto ? "; open in ui.perfetto.dev or chrome://tracing: " : "",
+	    t->perfetto ? t->perfetto : "");
+	fflush(stdout);
+	if (all)
+		fprintf(stderr,
+			"kvmext: %" PRIu64 " events were lost; filter more, or give --buffer KIB\n",
+			all);
+}
+
+static int trace(struct tracer *t)
+{
+	const char *how = NULL;
+	enum hook exit_hook = hook_exit(&how);
+	struct ring_buffer *ring;
+	struct trace_bpf *skel;
+	int ret = OK;
+
+	log_clear();
+	skel = open_skel(t);
+	if (!skel)
+		return load_error("trace");
+	if (!choose(t, skel, exit_hook)) {
+		trace_bpf__destroy(skel);
+		return fail(E_ENV, "kvmext doctor tells what there is",
+			    "this kernel has none of the events asked for");
+	}
+	if (trace_bpf__load(skel)) {
+		ret = load_error("trace");
+		trace_bpf__destroy(skel);
+		return ret;
+	}
+	ring = ring_buffer__new(bpf_map__fd(skel->maps.events), on_event, t, NULL);
+	if (!ring)
+		ret = fail(E_INTERNAL, NULL, "cannot map the buffer of events: %s",
+			   strerror(errno));
+	if (ret == OK && t->perfetto)
+		ret = perfetto_open(t->perfetto);
+	if (ret == OK && !attach(skel))
+		ret = fail(E_REFUSED, "-v shows why", "no program of trace could be attached");
+	if (ret != OK)
+		goto out;
+	t->begun = mono_ns();
+	run_begin(&t->run);
+	if (g.json && !t->perfetto) {
+		j_open(NULL, '{');
+		j_open("begin", '{');
+		j_num("ts_ns", t->begun);
+		j_close('}');
+		j_close('}');
+	}
+	do {
+		ring_buffer__consume(ring);
+		if (t->perfetto)
+			perfetto_flush();
+		else
+			fflush(stdout);
+	} while (!ferror(stdout) && run_on(&t->run, ring_buffer__epoll_fd(ring)));
+	/* No more events, then what still waits: the count is of all. */
+	detach();
+	ring_buffer__consume(ring);
+	run_end(&t->run);
+	finish(t, skel);
+	if (t->perfetto)
+		ret = perfetto_close();
+out:
+	detach();
+	ring_buffer__free(ring);
+	trace_bpf__destroy(skel);
+	return ret;
+}
+
+int cmd_trace(int argc, char **argv)
+{
+	static const char doc[] =
+		"Show what KVM does, event by event: with no EVENT, all of them.\v"
+		"Events: exit (how long the vCPU was out of the guest, and why), fault (of the "
+		"guest's memory), dirty (pages, while they are logged), throttle (marks, a policy's "
+		"answers, blocks, migration rounds), irq (accepted, injected, halts) and policy "
+		"(attached, switched, ejected). What this kernel does not have is said and left "
+		"out.\n\n"
+		"--min-us leaves out what has no length. With --json each event is a line, and the "
+		"last line has the counts. With --perfetto nothing but the end is printed; a run "
+		"that is killed leaves a file that can be opened.";
+	struct tracer t = {
+		.run = { .cmd = "trace", .filter = { .vcpu = NO_VCPU } },
+		.buffer_kib = BUFFER_KIB,
+	};
+	int ret;
+
+	ret = parse_args(argc, argv, options, parse, "[EVENT...]", doc, &t);
+	if (ret != OK)
+		return ret;
+	if (!t.groups)
+		t.groups = (1 << G_NR) - 1;
+	/* The names before the events. */
+	exit_names_load();
+	if (g.json)
+		j_lines();
+	ret = run_ready(&t.run);
+	return ret == OK ? trace(&t) : ret;
+}
