@@ -17,6 +17,8 @@ const volatile __u64 wake_bytes = 2048;
 const volatile bool want_exit;
 
 __u64 lost[EV_NR];
+/* Exits to user space of threads that were never seen to enter a guest */
+__u64 silent;
 
 static __always_inline void *reserve(u64 size, u32 type)
 {
@@ -122,6 +124,8 @@ int BPF_PROG(user_exit, u32 reason, int error)
 	struct vcpu_thread *t = thread();
 
 	/* With an error, the reason is an older one. */
+	if (!t && filter.vcpu == NO_VCPU && vm_wanted(tgid()))
+		__sync_fetch_and_add(&silent, 1);
 	if (t && t->exit_ts)
 		t->user = error < 0 ? USER_NO_REASON : (u64)reason + 1;
 	return 0;

@@ -497,6 +497,8 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 {
 	uint64_t lost[G_NR] = {}, all = 0;
 	double s = run_seconds(&t->run);
+	/* A KVM may have these tracepoints and never call them. */
+	bool silent = t->groups & 1 << G_EXIT && !t->per_group[G_EXIT] && skel->bss->silent;
 
 	for (int i = 0; i < EV_NR; i++) {
 		lost[types[i].group] += skel->bss->lost[i];
@@ -508,6 +510,8 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 		j_real("seconds", s);
 		j_num("events", t->shown);
 		j_num("lost", all);
+		if (silent)
+			j_num("silent_exits", skel->bss->silent);
 		for (int i = 0; i < G_NR; i++) {
 			if (!(t->groups & 1 << i))
 				continue;
@@ -524,6 +528,11 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 	    t->perfetto ? "; open in ui.perfetto.dev or chrome://tracing: " : "",
 	    t->perfetto ? t->perfetto : "");
 	fflush(stdout);
+	if (silent)
+		fprintf(stderr,
+			"kvmext: no exit can be shown: this KVM went to user space %" PRIu64
+			" times, and kvm_entry and kvm_exit were silent\n",
+			(uint64_t)skel->bss->silent);
 	if (all)
 		fprintf(stderr,
 			"kvmext: %" PRIu64 " events were lost; filter more, or give --buffer KIB\n",

@@ -31,7 +31,7 @@ run() { "$@" >"$tmp/out" 2>"$tmp/err" </dev/null; code=$?; }
 
 # What is loaded, and what in it is set; calls and times left out.
 snapshot() {
-	grep '^policy' $STATE | sed 's/ \(calls\|since_ns\|clamped\|slow\)=[0-9]*//g'
+	grep '^policy' $STATE 2>/dev/null | sed 's/ \(calls\|since_ns\|clamped\|slow\)=[0-9]*//g'
 	ls -R $PINS 2>/dev/null
 	[ ! -d "$PINS/params-1%2e0" ] || $K get params-1.0 | grep -v counter
 }

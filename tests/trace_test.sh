@@ -1,0 +1,269 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# kvmext trace and hist against a guest that leaves a known number of times, and
+# against KVM's own counts.  Runs on any KVM; without kvm_ext's modules what
+# concerns policies is left out.
+cd "$(dirname "$0")/.." || exit 1
+. tests/tool/lib.sh
+
+CPUIDS=200 OUTS=50 SLOWS=3 MS=40 HALTS=10
+
+# up FILE PID: until the tracer that writes to FILE is at work, or gone
+up() {
+	for _ in $(seq 600); do
+		grep -q 'watching\|"begin"' "$1" && return
+		kill -0 "$2" 2>/dev/null || return
+		sleep 0.1
+	done
+}
+
+# guest ARGS: a VM of tests/tool/vmexits that waits for "go"
+guest() {
+	rm -f "$tmp/go"
+	mkfifo "$tmp/go"
+	build/tests/tool/vmexits "$@" <"$tmp/go" >"$tmp/vm" 2>&1 &
+	vm=$!
+	exec 5>"$tmp/go"
+	for _ in $(seq 100); do grep -q ready "$tmp/vm" && return; sleep 0.1; done
+}
+go() {
+	echo >&5
+	for _ in $(seq 600); do grep -q 'done\|failed' "$tmp/vm" && break; sleep 0.1; done
+	exec 5>&-
+	wait $vm
+}
+# tracer NAME ARGS: in the background, until the VM has exited
+tracer() {
+	local name=$1; shift
+	$K "$@" --vm $vm 5>&- >"$tmp/$name.out" 2>"$tmp/$name.err" &
+	pids+=($!)
+	names+=("$name")
+}
+
+# --- everything at once, of one guest -----------------------------------------
+
+guest 2 $CPUIDS $OUTS $SLOWS $MS $HALTS
+pids=() names=()
+tracer all --json trace exit irq fault
+tracer slow --json trace exit --min-us $((MS * 1000)) --vcpu 0
+tracer reason --json trace --reason CPUID --vcpu 1
+tracer perfetto trace exit irq --perfetto "$tmp/trace.json"
+tracer tiny trace exit --buffer 4
+tracer hist-json --json hist exit --for 600
+tracer inject --json hist inject --for 600
+tracer wakeup hist wakeup
+for i in "${!pids[@]}"; do
+	case ${names[i]} in
+	hist-json | inject) ;;
+	*) up "$tmp/${names[i]}.out" "${pids[i]}" ;;
+	esac
+done
+# These say nothing before the end; they came up along with the others.
+for p in "${pids[@]}"; do
+	for _ in $(seq 600); do
+		ls -l /proc/$p/fd 2>/dev/null | grep -q 'bpf_link\|bpf-link' && break
+		kill -0 $p 2>/dev/null || break
+		sleep 0.1
+	done
+done
+sleep 1
+go
+grep -q done "$tmp/vm"; ok "the guest ran" $?
+bad_ends=
+for i in "${!pids[@]}"; do wait "${pids[i]}" || bad_ends+=" ${names[i]}"; done
+echo "$bad_ends" >"$tmp/out"; cat "$tmp"/*.err >"$tmp/err"
+[ -z "$bad_ends" ]; ok "every tracer ended with its VM, exit 0" $?
+
+cat >"$tmp/check.py" <<'EOP'
+import json, re, sys
+tmp, vm, cpuids, outs, slows, ms, halts = sys.argv[1], *map(int, sys.argv[2:])
+stat = {}
+for l in open(tmp + "/vm"):
+    w = l.split()
+    if w[0] == "vcpu":
+        stat[int(w[1]), w[2]] = int(w[3])
+exits = stat[0, "exits"] + stat[1, "exits"]
+
+def lines(name):
+    return [json.loads(l) for l in open(f"{tmp}/{name}.out")]
+
+def events(name, kind):
+    return [e for e in lines(name) if e.get("event") == kind]
+
+def end(name):
+    return lines(name)[-1]["end"]
+
+def check(what, good, *more):
+    print("ok" if good else "bad", what, *([] if good else more))
+
+def guarded(what, f):
+    try:
+        r = f()
+        check(what, *(r if isinstance(r, tuple) else (r,)))
+    except Exception as e:
+        check(what, False, repr(e))
+
+def count(es, **want):
+    return sum(all(e.get(k) == v for k, v in want.items()) for e in es)
+
+ex = events("all", "exit")
+for v in 0, 1:
+    n = count(ex, vcpu=v, reason="cpuid")
+    check(f"vCPU {v}: as many CPUID exits as the guest made", n == cpuids * (v + 1), n)
+    n = count(ex, vcpu=v, user="KVM_EXIT_IO")
+    check(f"vCPU {v}: as many exits to user space", n == outs + slows + 1, n)
+    n = count(ex, vcpu=v)
+    check(f"vCPU {v}: exits equal KVM's count", n == stat[v, "exits"], n, stat[v, "exits"])
+n = count(ex, reason="hlt")
+check("halts equal KVM's count", n == stat[0, "halt_exits"] == halts, n, stat[0, "halt_exits"])
+n = count(events("all", "inject"), vcpu=0)
+check("interrupts injected equal KVM's count", n == stat[0, "irq_injections"], n, stat[0, "irq_injections"])
+check("the VM is the one asked for", all(e["vm"] == vm for e in ex))
+check("faults have an address", events("all", "fault") and all("gpa" in e for e in events("all", "fault")))
+check("nothing was lost", end("all")["lost"] == 0, end("all"))
+check("the end counts the events", end("all")["exit"]["events"] == len(ex) and
+      end("all")["events"] == len(lines("all")) - 2, end("all"))
+slow = events("slow", "exit")
+check("--min-us: nothing shorter, no other vCPU", slow and all(e["ns"] >= ms * 10**6 and e["vcpu"] == 0 for e in slow))
+long = [e for e in ex if e["vcpu"] == 0 and e.get("ns", 0) >= ms * 10**6]
+n = count(slow, user="KVM_EXIT_IO")
+check("--min-us: the slow writes are there", n >= slows, n)
+# Two tracers read the clock one after the other: on the edge they may differ.
+check("--min-us: what the whole trace has", abs(len(slow) - len(long)) <= 2, len(slow), len(long))
+r = lines("reason")
+check("--reason and --vcpu: only those", count(r, reason="cpuid", vcpu=1) == 2 * cpuids == len(r) - 2, len(r))
+m = re.search(r"^(\d+) events in .* s, (\d+) lost$", open(tmp + "/tiny.out").read(), re.M)
+seen, lost = map(int, m.groups()) if m else (0, 0)
+check("a tiny buffer loses events and counts them", seen and lost and seen + lost == exits, seen, lost, exits)
+check("and warns", f"{lost} events were lost" in open(tmp + "/tiny.err").read())
+
+def perfetto():
+    t = json.load(open(tmp + "/trace.json"))
+    tracks = {e["args"]["name"]: e["tid"] for e in t if e["name"] == "thread_name" and e["pid"] == vm}
+    x = [e for e in t if e["ph"] == "X" and e["name"] == "cpuid"]
+    return (sorted(tracks) == ["vCPU 0", "vCPU 1"] and len(set(tracks.values())) == 2 and
+            sum(e["tid"] == tracks["vCPU 1"] for e in x) == 2 * cpuids and
+            sum(e["tid"] == tracks["vCPU 0"] for e in x) == cpuids and
+            all(e["dur"] > 0 for e in x)), tracks, len(x)
+guarded("the Perfetto file parses and has a track per vCPU", perfetto)
+
+def hist(name):
+    return json.load(open(f"{tmp}/{name}.out"))
+
+def hist_exit():
+    hs = {h["reason"]: h for h in hist("hist-json")["histograms"]}
+    io = hs["io"]
+    # The last exit of each vCPU is followed by no entry, so has no length.
+    late = sum(b["count"] for b in io["buckets"] if b["from_ns"] >= 2**25)
+    return (hs["cpuid"]["count"] == 3 * cpuids and sum(h["count"] for h in hs.values()) == exits - 2 and
+            all(sum(b["count"] for b in h["buckets"]) == h["count"] for h in hs.values()) and
+            late >= 2 * slows and io["max_ns"] >= ms * 10**6), hs.keys(), late, exits
+guarded("hist exit: counts, and the slow writes in their bucket", hist_exit)
+
+def hist_inject():
+    (h,) = hist("inject")["histograms"]
+    return 1 <= h["count"] <= stat[0, "irq_injections"], h
+guarded("hist inject: at most once an interrupt", hist_inject)
+
+text = open(tmp + "/wakeup.out").read()
+m = re.search(r"^wakeup: (\d+), mean", text, re.M)
+check("hist wakeup, in text: at most once a wake-up", m and 1 <= int(m[1]) <= stat[0, "halt_wakeup"], text[:300])
+EOP
+python3 "$tmp/check.py" "$tmp" $vm $CPUIDS $OUTS $SLOWS $MS $HALTS >"$tmp/checks" 2>"$tmp/err"
+grep '^vcpu' "$tmp/vm" >"$tmp/out"
+[ -s "$tmp/checks" ]; ok "the traces can be read" $?
+while read -r verdict what; do
+	echo "$what" >"$tmp/out"
+	[ "$verdict" = ok ]; ok "$what" $?
+done <"$tmp/checks"
+
+# --- a run that is killed ---------------------------------------------------------
+
+guest 1 5000 0 0 0 0
+$K trace exit --perfetto "$tmp/killed.json" 5>&- >"$tmp/killed.out" 2>&1 &
+tr=$!
+up "$tmp/killed.out" $tr
+go
+for _ in $(seq 100); do grep -q cpuid "$tmp/killed.json" 2>/dev/null && break; sleep 0.1; done
+kill -9 $tr
+wait $tr 2>/dev/null
+python3 - "$tmp/killed.json" >"$tmp/out" 2>"$tmp/err" <<'EOP'
+import json, sys
+text = open(sys.argv[1]).read()
+assert text.endswith("},\n"), text[-100:]
+assert any(e["name"] == "cpuid" for e in json.loads(text.rstrip(",\n") + "]"))
+EOP
+ok "a killed run leaves whole lines" $?
+
+# --- what is refused ---------------------------------------------------------------
+
+fails 2 "no event 'exits'" "an unknown event" trace exits
+fails 2 "did you mean 'cpuid'" "an unknown reason" trace --reason cpuidd
+fails 2 "no number of micro" "a bad length" trace --min-us x
+fails 2 "no vCPU number" "a bad vCPU" trace --vcpu -1
+fails 2 "no number of sec" "a bad time" hist exit --for 0
+fails 2 "no power of two" "a bad buffer" trace --buffer 5
+fails 2 "reason is for exits" "a reason of what has none" trace irq --reason cpuid
+fails 2 "of what" "hist of nothing" hist
+fails 2 "no histogram" "hist of something unknown" hist exitz
+fails 7 "no process" "a VM that is not there" trace --vm 4194303
+fails 7 "has no VM" "a process without a VM" hist exit --vm $$
+run setpriv --reuid 65534 --clear-groups --inh-caps=-all $K trace exit --for 1
+[ $code = 3 ] && [ "$(wc -l <"$tmp/err")" = 1 ]; ok "without privilege: exit 3, one line" $?
+run $K doctor
+has "^figure: exit *ok *BTF tracepoint" "doctor tells how exits are had"
+has "^exit names *ok *1[0-9][0-9], of /sys" "doctor tells where names are from"
+
+# --- policies ------------------------------------------------------------------------
+
+if [ ! -e $STATE ]; then
+	run $K hist block --for 1
+	[ $code = 4 ] && grep -q "no tracepoint kvm_throttle_block" "$tmp/err"
+	ok "without kvm_ext: hist block says what is missing" $?
+	run $K trace policy throttle --for 1
+	[ $code = 4 ] && [ "$(grep -c 'no .* events: this kernel lacks' "$tmp/err")" = 2 ]
+	ok "without kvm_ext: a line for each kind of event that is not there" $?
+	done_testing
+fi
+
+start_vm
+pids=() names=()
+tracer throttle --json trace throttle policy dirty
+tracer block --json hist block
+up "$tmp/throttle.out" "${pids[0]}"
+for _ in $(seq 600); do ls -l /proc/${pids[1]}/fd | grep -q 'bpf_link\|bpf-link' && break; sleep 0.1; done
+$K -q load $P/stun.bpf.o block=20ms
+$K -q mark --vm $vm --vcpu 0
+sleep 2
+$K -q unload stun
+field vcpu blocks >"$tmp/blocks"
+stop_vm
+wait "${pids[@]}"
+python3 - "$tmp" >"$tmp/checks" 2>"$tmp/err" <<'EOP'
+import json, sys
+tmp = sys.argv[1]
+es = [json.loads(l) for l in open(tmp + "/throttle.out")]
+b = [e for e in es if e.get("event") == "block"]
+h = json.load(open(tmp + "/block.out"))["histograms"][0]
+full = [e for e in b if e["end"] == "timer"]
+def check(what, good, *more):
+    print("ok" if good else "bad", what, *([] if good else more))
+check("blocks are of the vCPU that is marked", b and all(e["vcpu"] == 0 for e in b))
+check("a block is as long as was asked for", full and all(e["ns"] >= 2 * 10**7 for e in full), b[:3])
+kinds = [e["event"] for e in es if e.get("event") in ("attach", "detach")]
+check("the policy comes and goes", kinds == ["attach", "detach"], kinds)
+check("marks, asks, rounds and dirtied pages are there",
+      {"mark", "ask", "round", "dirty"} <= {e.get("event") for e in es})
+check("dirtied pages are of the memory that is logged",
+      all(0x10000 <= e["gfn"] < 0x10100 for e in es if e.get("event") == "dirty"))
+check("hist block: as many, and in the right bucket",
+      h["count"] == len(b) and
+      sum(k["count"] for k in h["buckets"] if k["from_ns"] >= 2**24) >= len(full), h, len(b))
+EOP
+while read -r verdict what; do
+	echo "$what" >"$tmp/out"
+	[ "$verdict" = ok ]; ok "$what" $?
+done <"$tmp/checks"
+[ -s "$tmp/checks" ]; ok "the trace of a policy can be read" $?
+done_testing
