@@ -213,7 +213,7 @@ run setpriv --reuid 65534 --clear-groups --inh-caps=-all $K trace exit --for 1
 [ $code = 3 ] && [ "$(wc -l <"$tmp/err")" = 1 ]; ok "without privilege: exit 3, one line" $?
 run $K doctor
 has "^figure: exit *ok *BTF tracepoint" "doctor tells how exits are had"
-has "^exit names *ok *1[0-9][0-9], of /sys" "doctor tells where names are from"
+has "^exit names *ok *[1-9][0-9][0-9], of /sys" "doctor tells where names are from"
 
 # --- policies ------------------------------------------------------------------------
 
@@ -246,11 +246,12 @@ tmp = sys.argv[1]
 es = [json.loads(l) for l in open(tmp + "/throttle.out")]
 b = [e for e in es if e.get("event") == "block"]
 h = json.load(open(tmp + "/block.out"))["histograms"][0]
-full = [e for e in b if e["end"] == "timer"]
+# One that a kick ended is slept on later, for what is left of it.
+full = [e for e in b if e["end"] == "timer" and e["granted_ns"] == 20 * 10**6]
 def check(what, good, *more):
     print("ok" if good else "bad", what, *([] if good else more))
 check("blocks are of the vCPU that is marked", b and all(e["vcpu"] == 0 for e in b))
-check("a block is as long as was asked for", full and all(e["ns"] >= 2 * 10**7 for e in full), b[:3])
+check("a block is as long as was asked for", full and all(e["ns"] >= e["granted_ns"] for e in b if e["end"] == "timer"), b[:3])
 kinds = [e["event"] for e in es if e.get("event") in ("attach", "detach")]
 check("the policy comes and goes", kinds == ["attach", "detach"], kinds)
 check("marks, asks, rounds and dirtied pages are there",

@@ -10,9 +10,11 @@
 static struct btf *vmlinux_btf(void)
 {
 	static struct btf *btf;
+	struct btf *kvm = kvm_btf();
 
+	/* It takes a while to read, so once is enough. */
 	if (!btf)
-		btf = btf__load_vmlinux_btf();
+		btf = !kvm ? btf__load_vmlinux_btf() : (struct btf *)btf__base_btf(kvm) ?: kvm;
 	return btf;
 }
 
