@@ -307,7 +307,11 @@ static void show_text(const struct tracer *t, const struct event *ev, const stru
 
 		switch (f[i].kind) {
 		case TEXT:
-			printf(i ? " %s=%s" : "  %.0s%s", f[i].key, f[i].text);
+			/* A policy's name and message are its own idea. */
+			d = str("%s", f[i].text);
+			printable(d, "");
+			printf(i ? " %s=%s" : "  %.0s%s", f[i].key, d);
+			free(d);
 			break;
 		case NUM:
 			printf(i ? " %s=%" PRId64 : "  %s=%" PRId64, f[i].key, f[i].num);
