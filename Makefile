@@ -123,6 +123,7 @@ build/user/vms.o: build/bpf/top.skel.h
 build/user/dirty.o: build/bpf/dirty.skel.h
 build/user/trace.o: build/bpf/trace.skel.h
 build/user/hist.o: build/bpf/hist.skel.h
+skels := build/bpf/mark.skel.h build/bpf/trace.skel.h build/bpf/hist.skel.h
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@

@@ -280,7 +280,6 @@ int cmd_hist(int argc, char **argv)
 	ret = parse_args(argc, argv, options, parse, "WHAT", doc, &a);
 	if (ret != OK)
 		return ret;
-	exit_names_load();
 	ret = run_ready(&a.run);
 	return ret == OK ? hist(&a) : ret;
 }

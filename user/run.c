@@ -133,8 +133,11 @@ int run_ready(struct run *r)
 	ret = need_privilege();
 	if (ret == OK)
 		ret = need_kvm();
-	if (ret == OK)
+	if (ret == OK) {
+		/* The names before the events; without them there are numbers. */
+		exit_names_load();
 		ret = reasons(r);
+	}
 	if (ret == OK && r->filter.vm)
 		ret = need_vm(r->filter.vm);
 	if (ret != OK)

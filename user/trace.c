@@ -628,8 +628,6 @@ int cmd_trace(int argc, char **argv)
 		return ret;
 	if (!t.groups)
 		t.groups = (1 << G_NR) - 1;
-	/* The names before the events. */
-	exit_names_load();
 	if (g.json)
 		j_lines();
 	ret = run_ready(&t.run);

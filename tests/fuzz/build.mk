@@ -20,7 +20,7 @@ fuzz_link_replay := -fsanitize=address,undefined
 FUZZ_CFLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined
 
 define fuzz_rules
-build/fuzz/$(1)/user/%.o: user/%.c tests/fuzz/arena.h build/bpf/mark.skel.h
+build/fuzz/$(1)/user/%.o: user/%.c tests/fuzz/arena.h $(skels)
 	$$(say) CC $$@
 	@mkdir -p $$(@D)
 	$$(Q)$$(fuzz_cc_$(1)) $$(fuzz_san_$(1)) $$(FUZZ_CFLAGS) $$(USER_CFLAGS) -O1 -include tests/fuzz/arena.h \
