@@ -486,7 +486,7 @@ int policy_inside(const struct policy *p, struct inside *in);
 /* --- vms.c: VMs and vCPUs as bpf/top.bpf.c counts them --- */
 
 /* Programs that may be missing, each with the figures that hang on it */
-enum hook {
+enum vms_hook_id {
 	HOOK_INJECT,
 	HOOK_WAKEUP,
 	HOOK_HALT,
@@ -500,7 +500,7 @@ enum hook {
 };
 
 /* Figures, in the order of struct vm's and struct vcpu's arrays */
-enum figure {
+enum vms_figure {
 	F_EXITS,
 	F_GUEST_NS,
 	F_OUTSIDE_NS,
@@ -605,9 +605,9 @@ void vms_close(void);
 /* vms_read - look again; what it returns is good until the next call */
 const struct vms *vms_read(void);
 /* vms_hook - which hook serves, or NULL if this kernel has none */
-const char *vms_hook(enum hook h);
+const char *vms_hook(enum vms_hook_id h);
 /* vms_has - can this figure be had here? */
-bool vms_has(enum figure f);
+bool vms_has(enum vms_figure f);
 /* watch_ready - OK, or why KVM cannot be watched here, reported */
 int watch_ready(void);
 /* has_func, has_tracepoint - is it in the BTF of KVM or the kernel? @module may be NULL */

@@ -152,7 +152,7 @@ static const char top_doc[] =
 	"  get NAME [VAR]                        parameters and counters\n"
 	"  set NAME VAR=VALUE...                 tune it while it runs\n"
 	"  mark, unmark --vm PID --vcpu N        choose a vCPU to throttle\n"
-	"  top [INTERVAL [COUNT]]                VMs and vCPUs live, on any kernel with BTF\n"
+	"  top [INTERVAL [COUNT]]                VMs and vCPUs live\n"
 	"  dirty [INTERVAL [COUNT]]              dirty rate, working set, heat map\n"
 	"  trace [EVENT...]                      what KVM does, event by event\n"
 	"  hist WHAT                             how long it takes, as a histogram\n"

@@ -149,13 +149,13 @@ static struct row row(const struct vm *vm, const struct vcpu *v)
 }
 
 /* All of these: a number, or negative for one that cannot be had */
-static double per_s(const struct vms *s, const struct row *r, enum figure f)
+static double per_s(const struct vms *s, const struct row *r, enum vms_figure f)
 {
 	return vms_has(f) && s->took_ns ? r->delta[f] * 1e9 / s->took_ns : -1;
 }
 
 /* Share of its time, for a VM the mean of its vCPUs */
-static double share(const struct vms *s, const struct row *r, enum figure f)
+static double share(const struct vms *s, const struct row *r, enum vms_figure f)
 {
 	double x = vms_has(f) && s->took_ns ? (double)r->delta[f] / s->took_ns / r->cpus : -1;
 
@@ -170,7 +170,7 @@ static double outside(const struct row *r)
 	return out + in > 0 ? out / (out + in) : -1;
 }
 
-static double mean_us(const struct row *r, enum figure ns, enum figure n)
+static double mean_us(const struct row *r, enum vms_figure ns, enum vms_figure n)
 {
 	return vms_has(ns) && r->delta[n] ? r->delta[ns] / 1e3 / r->delta[n] : -1;
 }
@@ -253,7 +253,7 @@ static const struct {
 
 static int by_sort(const void *x, const void *y)
 {
-	static const enum figure key[SORTS] = {
+	static const enum vms_figure key[SORTS] = {
 		[BY_EXITS] = F_EXITS,	 [BY_OUTSIDE] = F_GUEST_NS,   [BY_HALTED] = F_HALTED_NS,
 		[BY_READY] = F_READY_NS, [BY_BLOCKED] = F_BLOCKED_NS, [BY_DIRTY] = F_DIRTY,
 		[BY_IRQS] = F_INJECTED,

@@ -36,7 +36,7 @@ struct vcpu_priv {
 /* A program that may be missing, and its hook; a function or a tracepoint */
 static const struct {
 	const char *prog;
-	enum hook hook;
+	enum vms_hook_id hook;
 	const char *module;
 	const char *name;
 } hooks[] = {
@@ -205,12 +205,12 @@ void vms_close(void)
 	skel = NULL;
 }
 
-const char *vms_hook(enum hook h)
+const char *vms_hook(enum vms_hook_id h)
 {
 	return hook_text[h];
 }
 
-bool vms_has(enum figure f)
+bool vms_has(enum vms_figure f)
 {
 	switch (f) {
 	case F_HALTED_NS:
