@@ -108,6 +108,9 @@ build/%.skel.h: build/%.bpf.o
 CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
+# What of bpf/ is a part of the tool, no policy.
+tool_bpf := mark top dirty trace hist
+USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz
 user_src := $(wildcard user/*.c)
 user_obj := $(user_src:%.c=build/%.o)
 
@@ -115,15 +118,11 @@ tools: $(if $(user_src),build/kvmext)
 
 build/kvmext: $(user_obj) $(LIBBPF_A)
 	$(say) LD $@
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lsmartcols -lncursesw -ltinfo -lelf -lz
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(USER_LIBS)
 
-# Not yet in a .d file when it is needed first.
-build/user/mark.o: build/bpf/mark.skel.h
-build/user/vms.o: build/bpf/top.skel.h
-build/user/dirty.o: build/bpf/dirty.skel.h
-build/user/trace.o: build/bpf/trace.skel.h
-build/user/hist.o: build/bpf/hist.skel.h
-skels := build/bpf/mark.skel.h build/bpf/trace.skel.h build/bpf/hist.skel.h
+# Not yet in a .d file when they are needed first.
+skels := $(tool_bpf:%=build/bpf/%.skel.h)
+$(user_obj): | $(skels)
 
 build/user/%.o: user/%.c $(CONFIG)
 	$(say) CC $@
@@ -207,8 +206,8 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-# Parts of the tool are no policies, and misbehave is for tests.
-shipped := $(filter-out %/mark.bpf.o %/top.bpf.o %/dirty.bpf.o %/trace.bpf.o %/hist.bpf.o %/misbehave.bpf.o,$(policies))
+# misbehave is for tests.
+shipped := $(filter-out $(tool_bpf:%=build/bpf/%.bpf.o) build/bpf/misbehave.bpf.o,$(policies))
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)

@@ -44,7 +44,7 @@ build/fuzz/$(1)/tests/%.o: tests/fuzz/%.c $$(CONFIG)
 build/fuzz/$(1)/%: build/fuzz/$(1)/tests/%.o build/fuzz/$(1)/tests/fuzz.o $(if $(filter replay,$(1)),build/fuzz/replay/tests/replay.o) \
 		$$(fuzz_user:%=build/fuzz/$(1)/user/%.o) $$(fuzz_libbpf:%=build/fuzz/$(1)/libbpf/%.o)
 	$$(say) LD $$@
-	$$(Q)$$(fuzz_cc_$(1)) $$(fuzz_link_$(1)) $$(fuzz_wrap:%=-Wl,--wrap=%) -o $$@ $$^ -lsmartcols -lelf -lz
+	$$(Q)$$(fuzz_cc_$(1)) $$(fuzz_link_$(1)) $$(fuzz_wrap:%=-Wl,--wrap=%) -o $$@ $$^ $$(USER_LIBS)
 
 -include $$(wildcard build/fuzz/$(1)/*/*.d)
 endef
