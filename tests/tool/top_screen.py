@@ -83,6 +83,8 @@ class Screen:
                 a, b = ((self.x, self.columns), (0, self.x + 1), (0, self.columns))[n[0]]
                 self.cell[self.y][a:b] = [" "] * (min(b, self.columns) - a)
             elif cmd == "J":
+                # Up to here, it was for the terminal as it was before its size changed
+                self.beyond = False if n[0] == 2 else self.beyond
                 for y in range(0 if n[0] == 2 else self.y, self.rows):
                     self.cell[y] = [" "] * self.columns
 
