@@ -204,7 +204,7 @@ static void check(struct __test_metadata *_metadata, FIXTURE_DATA(growth) * self
 		struct cache *c = &b->cache[i];
 		long was = cache_objects(a, c->name);
 
-		EXPECT_GE(n / 10 + 32, c->objects - was)
+		EXPECT_GE(n / 2 + 32, c->objects - was)
 		{
 			TH_LOG("slab cache %s: %ld objects, %ld after %ld more cycles", c->name,
 			       was, c->objects, n);
