@@ -11,8 +11,9 @@ def command(opts, cfg, initrd, console, ports):
     krel, kroot = cfg["KREL"], cfg["KROOT"]
     cpus = opts.cpus or (1 if opts.icount else 2)
     append = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"
-    # A busy build machine may keep the emulated timer from ticking when Linux tests it.
-    append += " no_timer_check"
+    # A busy build machine may keep the emulated timer from ticking when Linux tests it,
+    # and have Linux find the TSC unstable: then KVM kicks vCPUs to tell them the time.
+    append += " no_timer_check tsc=reliable"
     args = [cfg["QEMU"], "-nodefaults", "-M", "q35", "-cpu", "max,+svm,+npt",
             "-smp", str(cpus), "-m", opts.mem, "-nic", "none", "-display", "none",
             "-no-reboot", "-kernel", f"{kroot}/boot/vmlinuz-{krel}", "-initrd", initrd]
