@@ -80,28 +80,6 @@ int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-SEC("tp_btf/kvm_exit")
-int BPF_PROG(exit_btf, struct kvm_vcpu *vcpu, u32 isa)
-{
-	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
-
-	if (t)
-		left_guest(t, exit_key(vcpu, isa));
-	return 0;
-}
-
-SEC("tp/kvm/kvm_exit")
-int exit_tp(struct trace_event_raw_kvm_exit *ctx)
-{
-	struct vcpu_thread *t = thread_of_vcpu(ctx->vcpu_id);
-	u32 reason = ctx->exit_reason;
-
-	if (t)
-		left_guest(t, (u64)ctx->isa << 32 |
-				      (ctx->isa == EXIT_ISA_VMX ? reason & 0xffff : reason));
-	return 0;
-}
-
 /* An entry that is given up and tried again counts from its first try. */
 SEC("tp_btf/kvm_inj_virq")
 int BPF_PROG(inject)

@@ -46,34 +46,6 @@ __u32 next_slot;
 __u64 lost;
 const volatile __u32 nr_slots = TOP_VCPUS;
 
-/* Layouts that vmlinux.h does not have: of the vendors' modules */
-struct vmcb_control_area___k {
-	u32 exit_code;
-} __attribute__((preserve_access_index));
-struct vmcb___k {
-	struct vmcb_control_area___k control;
-} __attribute__((preserve_access_index));
-struct vcpu_svm___k {
-	struct vmcb___k *vmcb;
-} __attribute__((preserve_access_index));
-union vmx_exit_reason___k {
-	u32 full;
-} __attribute__((preserve_access_index));
-struct vcpu_vmx___k {
-	union vmx_exit_reason___k exit_reason;
-} __attribute__((preserve_access_index));
-/* Since 6.16 */
-struct vcpu_vt___k {
-	union vmx_exit_reason___k exit_reason;
-} __attribute__((preserve_access_index));
-struct vcpu_vmx___vt {
-	struct vcpu_vt___k vt;
-} __attribute__((preserve_access_index));
-/* The paravirtual KVM of some hosts */
-struct vcpu_pvm___k {
-	u32 exit_reason;
-} __attribute__((preserve_access_index));
-
 /*
  * The reason that kvm_exit's own record has, read where the vendor keeps it.
  * @vcpu: the vCPU's address; struct kvm_vcpu is the first member of each of these
@@ -83,18 +55,18 @@ static __always_inline u32 exit_reason(u64 vcpu, u32 isa)
 	u32 reason = -1;
 	u64 at = 0;
 
-	if (isa == TOP_ISA_SVM && bpf_core_field_exists(struct vcpu_svm___k, vmcb)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_svm___k, vmcb);
+	if (isa == TOP_ISA_SVM && bpf_core_field_exists(struct vcpu_svm___x, vmcb)) {
+		at = vcpu + bpf_core_field_offset(struct vcpu_svm___x, vmcb);
 		bpf_probe_read_kernel(&at, sizeof(at), (void *)at);
-		at += bpf_core_field_offset(struct vmcb___k, control) +
-		      bpf_core_field_offset(struct vmcb_control_area___k, exit_code);
-	} else if (isa == TOP_ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___k, exit_reason)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_vmx___k, exit_reason);
+		at += bpf_core_field_offset(struct vmcb___x, control) +
+		      bpf_core_field_offset(struct vmcb_control_area___x, exit_code);
+	} else if (isa == TOP_ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___x, exit_reason)) {
+		at = vcpu + bpf_core_field_offset(struct vcpu_vmx___x, exit_reason);
 	} else if (isa == TOP_ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___vt, vt)) {
 		at = vcpu + bpf_core_field_offset(struct vcpu_vmx___vt, vt) +
-		     bpf_core_field_offset(struct vcpu_vt___k, exit_reason);
-	} else if (bpf_core_field_exists(struct vcpu_pvm___k, exit_reason)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_pvm___k, exit_reason);
+		     bpf_core_field_offset(struct vcpu_vt___x, exit_reason);
+	} else if (bpf_core_field_exists(struct vcpu_pvm___x, exit_reason)) {
+		at = vcpu + bpf_core_field_offset(struct vcpu_pvm___x, exit_reason);
 	}
 	if (at)
 		bpf_probe_read_kernel(&reason, sizeof(reason), (void *)at);

@@ -95,29 +95,6 @@ int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-SEC("tp_btf/kvm_exit")
-int BPF_PROG(exit_btf, struct kvm_vcpu *vcpu, u32 isa)
-{
-	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
-
-	if (t)
-		left_guest(t, exit_key(vcpu, isa));
-	return 0;
-}
-
-/* Where the vendor's types are not known, the tracepoint's record has the reason. */
-SEC("tp/kvm/kvm_exit")
-int exit_tp(struct trace_event_raw_kvm_exit *ctx)
-{
-	struct vcpu_thread *t = thread_of_vcpu(ctx->vcpu_id);
-	u32 reason = ctx->exit_reason;
-
-	if (t)
-		left_guest(t, (u64)ctx->isa << 32 |
-				      (ctx->isa == EXIT_ISA_VMX ? reason & 0xffff : reason));
-	return 0;
-}
-
 SEC("tp_btf/kvm_userspace_exit")
 int BPF_PROG(user_exit, u32 reason, int error)
 {
@@ -167,7 +144,7 @@ static __always_inline void dirtied(u32 vm, u64 gfn, u64 slot)
 SEC("fentry/mark_page_dirty_in_slot")
 int BPF_PROG(dirty_fentry, struct kvm *kvm, const struct kvm_memory_slot *slot, u64 gfn)
 {
-	if (slot && slot->flags & 1 /* KVM_MEM_LOG_DIRTY_PAGES */)
+	if (slot && slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
 		dirtied(kvm->userspace_pid, gfn, (u16)slot->id);
 	return 0;
 }

@@ -8,15 +8,7 @@
 #ifndef __KVMEXT_VCPU_BPF_H
 #define __KVMEXT_VCPU_BPF_H
 
-/* An attach point's arguments are fixed, and BPF_PROG() adds ctx. */
-#pragma clang diagnostic ignored "-Wunused-parameter"
-
-#define BPF_NO_KFUNC_PROTOTYPES
-#include "vmlinux.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_tracing.h>
-
+#include "watch.bpf.h"
 #include "trace.h"
 
 /*
@@ -105,45 +97,6 @@ static __always_inline struct vcpu_thread *thread_of_vcpu(s32 vcpu)
 	return t;
 }
 
-/*
- * The tracepoint's arguments do not have the reason.  It is in the vendor's own
- * part of the vCPU, of which struct kvm_vcpu is the head; these are the fields
- * that matter, found by name where the kernel has them.
- */
-struct vmcb_control_area___x {
-	u32 exit_code;
-} __attribute__((preserve_access_index));
-
-struct vmcb___x {
-	struct vmcb_control_area___x control;
-} __attribute__((preserve_access_index));
-
-struct vcpu_svm___x {
-	struct vmcb___x *vmcb;
-} __attribute__((preserve_access_index));
-
-union vmx_exit_reason___x {
-	u32 full;
-} __attribute__((preserve_access_index));
-
-struct vcpu_vmx___x {
-	union vmx_exit_reason___x exit_reason;
-} __attribute__((preserve_access_index));
-
-/* Since 6.16, where TDX shares it */
-struct vcpu_vt___x {
-	union vmx_exit_reason___x exit_reason;
-} __attribute__((preserve_access_index));
-
-struct vcpu_vmx___vt {
-	struct vcpu_vt___x vt;
-} __attribute__((preserve_access_index));
-
-/* A KVM that runs its guests without the hardware's help */
-struct vcpu_pvm___x {
-	u32 exit_reason;
-} __attribute__((preserve_access_index));
-
 static __always_inline u64 exit_key(struct kvm_vcpu *vcpu, u32 isa)
 {
 	u32 reason = 0;
@@ -169,6 +122,29 @@ static __always_inline void left_guest(struct vcpu_thread *t, u64 key)
 	t->key = key;
 	t->user = 0;
 	t->inject_ts = 0;
+}
+
+SEC("tp_btf/kvm_exit")
+int BPF_PROG(exit_btf, struct kvm_vcpu *vcpu, u32 isa)
+{
+	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
+
+	if (t)
+		left_guest(t, exit_key(vcpu, isa));
+	return 0;
+}
+
+/* Where the vendor's types are not known, the tracepoint's record has the reason. */
+SEC("tp/kvm/kvm_exit")
+int exit_tp(struct trace_event_raw_kvm_exit *ctx)
+{
+	struct vcpu_thread *t = thread_of_vcpu(ctx->vcpu_id);
+	u32 reason = ctx->exit_reason;
+
+	if (t)
+		left_guest(t, (u64)ctx->isa << 32 |
+				      (ctx->isa == EXIT_ISA_VMX ? reason & 0xffff : reason));
+	return 0;
 }
 
 #endif /* __KVMEXT_VCPU_BPF_H */

@@ -3,6 +3,7 @@
 #ifndef __KVMEXT_WATCH_BPF_H
 #define __KVMEXT_WATCH_BPF_H
 
+/* An attach point's arguments are fixed, and BPF_PROG() adds ctx. */
 #pragma clang diagnostic ignored "-Wunused-parameter"
 #define BPF_NO_KFUNC_PROTOTYPES
 #include "vmlinux.h"
@@ -11,6 +12,45 @@
 #include <bpf/bpf_tracing.h>
 
 #define KVM_MEM_LOG_DIRTY_PAGES 1
+
+/*
+ * The tracepoint's arguments do not have the reason.  It is in the vendor's own
+ * part of the vCPU, of which struct kvm_vcpu is the head; these are the fields
+ * that matter, found by name where the kernel has them.
+ */
+struct vmcb_control_area___x {
+	u32 exit_code;
+} __attribute__((preserve_access_index));
+
+struct vmcb___x {
+	struct vmcb_control_area___x control;
+} __attribute__((preserve_access_index));
+
+struct vcpu_svm___x {
+	struct vmcb___x *vmcb;
+} __attribute__((preserve_access_index));
+
+union vmx_exit_reason___x {
+	u32 full;
+} __attribute__((preserve_access_index));
+
+struct vcpu_vmx___x {
+	union vmx_exit_reason___x exit_reason;
+} __attribute__((preserve_access_index));
+
+/* Since 6.16, where TDX shares it */
+struct vcpu_vt___x {
+	union vmx_exit_reason___x exit_reason;
+} __attribute__((preserve_access_index));
+
+struct vcpu_vmx___vt {
+	struct vcpu_vt___x vt;
+} __attribute__((preserve_access_index));
+
+/* A KVM that runs its guests without the hardware's help */
+struct vcpu_pvm___x {
+	u32 exit_reason;
+} __attribute__((preserve_access_index));
 
 /*
  * The vCPU whose KVM_RUN this thread is in, or NULL.  KVM alone uses preempt
