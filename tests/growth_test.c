@@ -20,6 +20,7 @@
 #define LOADS 100
 #define LOADS_MIN 50
 #define LOADS_MS 30000
+#define COUNTS 4
 #define EXPEDITED "/sys/kernel/rcu_expedited"
 #define PINS "/sys/fs/bpf"
 #define PIN PINS "/growth_test"
@@ -68,7 +69,8 @@ static long meminfo_kb(const char *text, const char *key)
 
 /*
  * Empty slabs and those that CPUs keep to themselves are counted as in use: give
- * them back first.
+ * them back first.  One that a CPU takes to itself before the count still counts
+ * as full, up to 512 objects of kmalloc-8: of several counts the least is true.
  */
 static int shrink_cache(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
@@ -91,13 +93,11 @@ static void count_objects(struct snapshot *s)
 	s->policies = policies();
 }
 
-static int take(struct snapshot *s)
+static int take_once(struct snapshot *s)
 {
 	char *text, *line, *save = NULL;
 
 	memset(s, 0, sizeof(*s));
-	sync();
-	ext_write("/proc/sys/vm/drop_caches", "3");
 	nftw("/sys/kernel/slab", shrink_cache, 8, FTW_PHYS);
 	count_objects(s);
 
@@ -123,6 +123,35 @@ static int take(struct snapshot *s)
 											0;
 }
 
+static long cache_objects(const struct snapshot *s, const char *name)
+{
+	for (int i = 0; i < s->ncaches; i++)
+		if (!strcmp(s->cache[i].name, name))
+			return s->cache[i].objects;
+	return 0;
+}
+
+static int take(struct snapshot *s)
+{
+	struct snapshot *more = malloc(sizeof(*more));
+	int ret;
+
+	sync();
+	ext_write("/proc/sys/vm/drop_caches", "3");
+	ret = more ? take_once(s) : -ENOMEM;
+	for (int i = 1; !ret && i < COUNTS; i++) {
+		ret = take_once(more);
+		for (int c = 0; c < s->ncaches; c++) {
+			long n = cache_objects(more, s->cache[c].name);
+
+			if (n < s->cache[c].objects)
+				s->cache[c].objects = n;
+		}
+	}
+	free(more);
+	return ret;
+}
+
 static bool same_objects(const struct snapshot *a, const struct snapshot *b)
 {
 	return !memcmp(a, b, offsetof(struct snapshot, percpu_kb));
@@ -137,14 +166,6 @@ static int settle(struct snapshot *s, const struct snapshot *was)
 	free(now);
 	sleep_ms(1000);
 	return take(s);
-}
-
-static long cache_objects(const struct snapshot *s, const char *name)
-{
-	for (int i = 0; i < s->ncaches; i++)
-		if (!strcmp(s->cache[i].name, name))
-			return s->cache[i].objects;
-	return 0;
 }
 
 /* --- the test -------------------------------------------------------------- */
