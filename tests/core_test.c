@@ -849,8 +849,7 @@ TEST_F(core, error_exit_irqs_off)
 	a->k->error_sources = 1 << DIRTY_HOST;
 	a->k->error_code = 5;
 	self->quit = false;
-	CPU_ZERO(&cpus);
-	CPU_SET(0, &cpus);
+	ASSERT_EQ(0, one_cpu(&cpus));
 	cpu_set(self->cpu, OP_SPIN, 0, 0, 0);
 	ASSERT_EQ(0, cpu_start(self->cpu));
 	ASSERT_EQ(0, pthread_create(&burn, NULL, burner, self));
@@ -1065,7 +1064,7 @@ static void *churn_harvest(void *arg)
 
 /*
  * Policies for all and for one come, are swapped, ejected and go, marks flip and
- * (with KVMEXT_TEST_FORKS set) another VM is made and killed, while a guest writes.  The kill switch has a test
+ * another VM is made and killed, while a guest writes.  The kill switch has a test
  * of its own: throwing it patches the kernel's text, and vCPUs that run at that
  * moment may execute what is no longer there in an emulator with several threads
  * (stock KVM's own static branches panic there likewise).
@@ -1082,7 +1081,6 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 	struct probe p[4];
 	pthread_t thread[ARRAY_SIZE(fn)];
 	uint64_t end;
-	bool forks = getenv("KVMEXT_TEST_FORKS");
 	int vms = 0;
 
 	/* Loads the program for the threads. */
@@ -1110,20 +1108,12 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 	}
 	end = now_ns() + 6000 * MS;
 	while (now_ns() < end) {
-		/*
-		 * Known defect, see README: with processes forked beside it the guest now
-		 * and then dies (KVM_EXIT_SHUTDOWN) or the host panics.  Not understood.
-		 */
-		if (forks) {
-			ASSERT_EQ(0, child_start(&self->one, 1));
-			self->one.ctl->harvest_ms = 2;
-			child_go(&self->one, OP_WRITE, 0, 16, 0);
-			sleep_ms(50);
-			child_free(&self->one);
-			vms++;
-		} else {
-			sleep_ms(100);
-		}
+		ASSERT_EQ(0, child_start(&self->one, 1));
+		self->one.ctl->harvest_ms = 2;
+		child_go(&self->one, OP_WRITE, 0, 16, 0);
+		sleep_ms(50);
+		child_free(&self->one);
+		vms++;
 	}
 	self->quit = true;
 	for (size_t i = 0; i < ARRAY_SIZE(fn); i++)
@@ -1147,8 +1137,7 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 		}
 		EXPECT_LT(8, c[i].done);
 	}
-	if (forks)
-		EXPECT_LE(2, vms);
+	EXPECT_LE(2, vms);
 	for (int i = 0; i < 4; i++) {
 		EXPECT_LT(0, p[i].c->rounds + probe_dirtied(&p[i]));
 		probe_free(&p[i]);

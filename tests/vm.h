@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -133,6 +134,20 @@ static inline uint64_t now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+/* The first of the CPUs that the caller may run on, alone. */
+static inline int one_cpu(cpu_set_t *set)
+{
+	int cpu = 0;
+
+	if (sched_getaffinity(0, sizeof(*set), set))
+		return -errno;
+	while (!CPU_ISSET(cpu, set))
+		cpu++;
+	CPU_ZERO(set);
+	CPU_SET(cpu, set);
+	return 0;
 }
 
 static inline void sleep_ms(unsigned int ms)

@@ -119,4 +119,66 @@ TEST(ring_holds_what_was_written)
 	vm_free(&vm);
 }
 
+/* --- the machine beneath ---------------------------------------------------- */
+
+static volatile bool restoring;
+
+/* Load FPU state as a context switch does, and nothing else. */
+static void *restore_fpu(void *arg)
+{
+	static __thread char area[512] __attribute__((aligned(16)));
+
+	(void)arg;
+	while (restoring)
+		__asm__ volatile("fxsave64 %0\n\t"
+				 "mov $256, %%ecx\n"
+				 "1:\tfxrstor64 %0\n\t"
+				 "dec %%ecx\n\t"
+				 "jnz 1b"
+				 : "+m"(area)
+				 :
+				 : "ecx", "cc");
+	return NULL;
+}
+
+/*
+ * QEMU to 11.0 at least: an FXRSTOR or XRSTOR on any CPU clears IGNNE of the first
+ * one, in cpu_clear_ignne(), by a read and a write of env->hflags2 that no lock
+ * holds.  A VMRUN there at that moment loses HF2_NPT_MASK: the guest is run
+ * without nested paging, finds no page tables and shuts down.  So the machines
+ * keep what they run off their first CPU; without that this fails in a second.
+ */
+TEST_F(guest, outlives_fpu_use_elsewhere)
+{
+	pthread_t restorer[CPU_SETSIZE];
+	cpu_set_t all, here, rest;
+	int n = 0, ret;
+	uint64_t end;
+
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
+	ASSERT_EQ(0, one_cpu(&here));
+	CPU_XOR(&rest, &all, &here);
+	if (!CPU_COUNT(&rest))
+		SKIP(return, "one CPU: nothing runs beside a guest");
+
+	restoring = true;
+	for (int i = CPU_COUNT(&rest); i; i--) {
+		ASSERT_EQ(0, pthread_create(&restorer[n], NULL, restore_fpu, NULL));
+		ASSERT_EQ(0, pthread_setaffinity_np(restorer[n++], sizeof(rest), &rest));
+	}
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(here), &here));
+	end = now_ns() + 5000000000ULL;
+	do {
+		ret = cpu_do(self->vm.cpu, OP_WRITE, 0, 1);
+	} while (!ret && now_ns() < end);
+	EXPECT_EQ(0, ret)
+	{
+		TH_LOG("%s", cpu_text(self->vm.cpu));
+	}
+	restoring = false;
+	while (n)
+		pthread_join(restorer[--n], NULL);
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 TEST_MAIN
