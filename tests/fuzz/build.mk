@@ -3,12 +3,13 @@
 # The tool and its libbpf with sanitizers, to be fuzzed: by clang with libFuzzer for
 # `make fuzz`, and by gcc, which every build has, for tests/host/fuzz.sh.
 
-fuzz_targets := args object state value
+fuzz_targets := args load object state value
 fuzz_user := $(user_src:user/%.c=%)
 fuzz_libbpf := $(notdir $(basename $(wildcard $(KSRC)/tools/lib/bpf/*.c)))
 # What the targets put in the place of the tool's own, and what they reset.
-fuzz_wrap := bpf_object__open_mem cmd_doctor drop_rights nanosleep need_kernel need_privilege \
-	object_file object_open scols_line_refer_data
+fuzz_wrap := bpf_object__open_mem btf__load_vmlinux_btf cmd_doctor drop_rights feat_supported \
+	kill_switch_on kvm_btf nanosleep need_bpffs need_kernel need_privilege object_file object_open object_ready \
+	pins_commit pins_drop_new pins_exists pins_lock pins_new pins_new_link scols_line_refer_data syscall
 fuzz_state := bad_arg failures j_comma j_depth log_buf log_len
 
 fuzz_cc_libfuzzer := clang
@@ -50,14 +51,15 @@ build/fuzz/$(1)/%: build/fuzz/$(1)/tests/%.o build/fuzz/$(1)/tests/fuzz.o $(if $
 endef
 $(foreach how,libfuzzer replay,$(eval $(call fuzz_rules,$(how))))
 
-build/fuzz/seed.bpf.o: tests/fuzz/seed.bpf.c $(CONFIG)
+build/fuzz/%.bpf.o: tests/fuzz/%.bpf.c $(CONFIG)
 	$(say) CLANG $@
 	@mkdir -p $(@D)
 	$(Q)clang -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror -isystem $(LIBBPF_INC) \
 		-I/usr/include/$(shell gcc -dumpmachine) -c $< -o $@
 
-fuzz-replay: build/fuzz/seed.bpf.o $(fuzz_targets:%=build/fuzz/replay/%)
-fuzz-build: build/fuzz/seed.bpf.o $(fuzz_targets:%=build/fuzz/libfuzzer/%)
+fuzz_objects := $(patsubst tests/%.c,build/%.o,$(wildcard tests/fuzz/*.bpf.c))
+fuzz-replay: $(fuzz_objects) $(fuzz_targets:%=build/fuzz/replay/%)
+fuzz-build: $(fuzz_objects) $(fuzz_targets:%=build/fuzz/libfuzzer/%)
 
 # Seconds for each target.
 fuzz:

@@ -5,6 +5,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include <ctype.h>
+#include <elf.h>
 #include <setjmp.h>
 #include <time.h>
 
@@ -118,6 +119,26 @@ int __wrap_object_open(struct object *o)
 	return ret;
 }
 
+/* The tool's own calls functions of its own file, which the linker cannot replace. */
+int __real_object_ready(const char *path, char *const *args, int n, struct object *o,
+			struct setting **set);
+int __wrap_object_ready(const char *path, char *const *args, int n, struct object *o,
+			struct setting **set);
+int __wrap_object_ready(const char *path, char *const *args, int n, struct object *o,
+			struct setting **set)
+{
+	int ret;
+
+	if (!fuzz_kernel)
+		return __real_object_ready(path, args, n, o, set);
+	ret = __wrap_object_file(path, o);
+	if (ret == OK)
+		ret = __wrap_object_open(o);
+	if (ret == OK)
+		ret = settings_parse(o->name, &o->vars, args, n, false, set);
+	return ret;
+}
+
 void __wrap_drop_rights(void);
 void __wrap_drop_rights(void)
 {
@@ -133,7 +154,83 @@ int __wrap_need_privilege(void)
 int __wrap_need_kernel(void);
 int __wrap_need_kernel(void)
 {
-	return fail(E_ENV, "use another", "no kernel");
+	return fuzz_kernel ? OK : fail(E_ENV, "use another", "no kernel");
+}
+
+/* --- a kernel to load into, if there is one (load.c) --- */
+
+struct btf *fuzz_kernel;
+static const void *types;
+static uint32_t types_size;
+
+struct btf *fuzz_types(const char *path)
+{
+	struct btf *btf = btf__parse(path, NULL);
+
+	if (!btf)
+		abort();
+	types = btf__raw_data(btf, &types_size);
+	return btf;
+}
+
+struct btf *__real_kvm_btf(void);
+struct btf *__wrap_kvm_btf(void);
+struct btf *__wrap_kvm_btf(void)
+{
+	return fuzz_kernel ?: __real_kvm_btf();
+}
+
+/* libbpf frees it when it has loaded. */
+struct btf *__real_btf__load_vmlinux_btf(void);
+struct btf *__wrap_btf__load_vmlinux_btf(void);
+struct btf *__wrap_btf__load_vmlinux_btf(void)
+{
+	return fuzz_kernel ? btf__new(types, types_size) : __real_btf__load_vmlinux_btf();
+}
+
+/* What libbpf finds out is kept, and this kernel's answers are another input's next time. */
+bool __real_feat_supported(void *cache, int feature);
+bool __wrap_feat_supported(void *cache, int feature);
+bool __wrap_feat_supported(void *cache, int feature)
+{
+	return fuzz_kernel ? true : __real_feat_supported(cache, feature);
+}
+
+long __real_syscall(long nr, long a, long b, long c, long d, long e, long f);
+long __wrap_syscall(long nr, long a, long b, long c, long d, long e, long f);
+long __attribute__((weak)) fuzz_syscall(long nr, long a, long b, long c, long d, long e, long f)
+{
+	return __real_syscall(nr, a, b, c, d, e, f);
+}
+
+long __wrap_syscall(long nr, long a, long b, long c, long d, long e, long f)
+{
+	return fuzz_syscall(nr, a, b, c, d, e, f);
+}
+
+/* Pins are files, and none of its business. */
+#define PINS(ret, name, params, args, instead)                       \
+	ret __real_##name params;                                    \
+	ret __wrap_##name params;                                    \
+	ret __wrap_##name params                                     \
+	{                                                            \
+		return fuzz_kernel ? (instead) : __real_##name args; \
+	}
+
+PINS(int, need_bpffs, (void), (), OK)
+PINS(bool, kill_switch_on, (void), (), false)
+PINS(int, pins_lock, (enum pins_lock how), (how), OK)
+PINS(bool, pins_exists, (const char *instance), (instance), false)
+PINS(int, pins_new, (const struct object *o, const char *instance), (o, instance), OK)
+PINS(int, pins_new_link, (const char *instance, int fd), (instance, fd), OK)
+PINS(int, pins_commit, (const char *instance), (instance), OK)
+
+void __real_pins_drop_new(const char *instance);
+void __wrap_pins_drop_new(const char *instance);
+void __wrap_pins_drop_new(const char *instance)
+{
+	if (!fuzz_kernel)
+		__real_pins_drop_new(instance);
 }
 
 int __wrap_cmd_doctor(int argc, char **argv);
@@ -290,3 +387,41 @@ int fuzz_run(int argc, char **argv)
 	fuzz_reset();
 	return ret;
 }
+
+#ifdef FUZZ
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
+
+size_t fuzz_mutate_any(uint8_t *data, size_t size, size_t max)
+{
+	return LLVMFuzzerMutate(data, size, max);
+}
+
+/*
+ * Most changes to an ELF file that know nothing of ELF end at its first bytes: change
+ * one section's contents or one entry of the section table, mostly.
+ */
+size_t fuzz_mutate_elf(uint8_t *data, size_t size, size_t max, unsigned int seed)
+{
+	Elf64_Ehdr eh;
+	Elf64_Shdr sh;
+	uint64_t at;
+
+	if (size < sizeof(eh) || seed % 4 == 0)
+		return LLVMFuzzerMutate(data, size, max);
+	memcpy(&eh, data, sizeof(eh));
+	if (!eh.e_shnum || eh.e_shoff > size || eh.e_shnum > (size - eh.e_shoff) / sizeof(sh))
+		return LLVMFuzzerMutate(data, size, max);
+	at = eh.e_shoff + seed / 16 % eh.e_shnum * sizeof(sh);
+	memcpy(&sh, data + at, sizeof(sh));
+	if (seed % 4 == 1) {
+		LLVMFuzzerMutate((uint8_t *)&sh, sizeof(sh), sizeof(sh));
+		memcpy(data + at, &sh, sizeof(sh));
+	} else if (sh.sh_offset < size && sh.sh_size && sh.sh_size <= size - sh.sh_offset) {
+		/* A few bytes of it: all of a large one at once is only noise. */
+		uint64_t off = seed / 256 % sh.sh_size, n = sh.sh_size - off;
+
+		LLVMFuzzerMutate(data + sh.sh_offset + off, n < 24 ? n : 24, n < 24 ? n : 24);
+	}
+	return size;
+}
+#endif

@@ -39,5 +39,13 @@ void fuzz_reset(void);
 extern int fuzz_privilege;
 extern const uint8_t *fuzz_file;
 extern size_t fuzz_file_size;
+/* If there is one: all that load asks of a kernel is answered by fuzz_syscall(). */
+extern struct btf *fuzz_kernel;
+struct btf *fuzz_types(const char *path);
+long fuzz_syscall(long nr, long a, long b, long c, long d, long e, long f);
+
+/* With libFuzzer only: change the input, and one that is an ELF file. */
+size_t fuzz_mutate_any(uint8_t *data, size_t size, size_t max);
+size_t fuzz_mutate_elf(uint8_t *data, size_t size, size_t max, unsigned int seed);
 
 #endif /* __FUZZ_H */

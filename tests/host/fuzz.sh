@@ -10,7 +10,7 @@ mkdir -p build/fuzz
 make -s fuzz-replay >$log 2>&1 || { tail -n 20 $log >&2; exit 1; }
 export ASAN_OPTIONS=detect_leaks=0
 
-echo 1..5
+echo 1..7
 n=0 failed=0
 ok() {
 	n=$((n + 1))
@@ -21,11 +21,15 @@ ok() {
 	{ grep '^tests/fuzz/corpus' $log | tail -n 1
 	  grep -E 'ERROR|runtime error|^tests/fuzz/[a-z]*\.c|^    #[0-9] ' $log | head -n 10; } | sed 's/^/#   /'
 }
-for t in args object state value; do
+for t in args load object state value; do
 	files=(tests/fuzz/corpus/$t/*)
 	(build/fuzz/replay/$t "${files[@]}") >$log 2>&1
 	ok "$t: ${#files[@]} inputs" $?
 done
+# As tests/fuzz/run has it: the kernel's answers, then the file.
+{ head -c 6 /dev/zero; cat build/fuzz/policy.bpf.o; } >build/fuzz/policy.load
+FUZZ_WANT=0 build/fuzz/replay/load build/fuzz/policy.load >$log 2>&1
+ok "load: a good file gets to its end" $?
 build/fuzz/replay/value --overrun tests/fuzz/corpus/value/* >$log 2>&1
 [ $? != 0 ] && grep -q heap-buffer-overflow $log
 ok "a read behind the input is noticed" $?
