@@ -201,9 +201,24 @@ static int elf_check(const char *path, const char *data, size_t size)
 	return OK;
 }
 
+/* Whether all members of a struct or union lie within it. */
+static bool members_good(const struct btf *btf, const struct btf_type *t)
+{
+	for (int i = 0; btf_is_composite(t) && i < btf_vlen(t); i++) {
+		uint32_t bits = btf_member_bitfield_size(t, i);
+		int64_t size = btf__resolve_size(btf, btf_members(t)[i].type);
+
+		if (!bits && size > 0)
+			bits = size > FILE_MAX ? UINT32_MAX : size * 8;
+		if ((uint64_t)btf_member_bit_offset(t, i) + bits > (uint64_t)t->size * 8)
+			return false;
+	}
+	return true;
+}
+
 /*
  * libbpf checks that BTF's types and names are there, but adds up places and sizes
- * of variables as they come.
+ * of variables as they come, and writes to where a table's type says its members are.
  */
 static int btf_check(const char *path, const void *data, size_t size)
 {
@@ -214,7 +229,9 @@ static int btf_check(const char *path, const void *data, size_t size)
 		const struct btf_type *t = btf__type_by_id(btf, i);
 		const struct btf_var_secinfo *vsi = btf_var_secinfos(t);
 
-		for (int j = 0; btf_is_datasec(t) && j < btf_vlen(t); j++, vsi++) {
+		if (!members_good(btf, t))
+			ret = bad(path, "has corrupt BTF: a member is nowhere");
+		for (int j = 0; ret == OK && btf_is_datasec(t) && j < btf_vlen(t); j++, vsi++) {
 			const struct btf_type *v = btf__type_by_id(btf, vsi->type);
 			int64_t len = btf_is_var(v) ? btf__resolve_size(btf, vsi->type) : 0;
 
