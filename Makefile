@@ -167,7 +167,7 @@ test-kvm: all selftests
 	$(Q)tests/selftests/run
 
 # The same in the debug kernel, which finds what went well by luck.
-test-debug: all
+test-debug: all selftests
 	$(Q)$(MAKE) KERNEL=debug debug-modules
 	$(Q)tests/run --kernel debug $(TESTS)
 

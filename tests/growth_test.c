@@ -10,7 +10,7 @@
  */
 #include <ftw.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "ext.h"
 
 /* So many, or as many as a busy machine does in that time, but these at least. */
@@ -333,4 +333,4 @@ TEST_F_TIMEOUT(growth, load_pin_free, 230)
 	check(_metadata, self, n);
 }
 
-TEST_HARNESS_MAIN
+TEST_MAIN

@@ -5,7 +5,7 @@
  * vCPU 0 is a plain guest.  What the nested guest dirties is the hypervisor's
  * memory, its vCPU's doing, and that vCPU's to be blocked for.
  */
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "ext.h"
 
 typedef uint8_t u8;
@@ -410,4 +410,4 @@ TEST_F_TIMEOUT(nested, gets_on_while_throttled, 60)
 	EXPECT_TRUE(policy_is("probe", "active"));
 }
 
-TEST_HARNESS_MAIN
+TEST_MAIN
