@@ -67,6 +67,27 @@ $(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 	$(Q)kernel-patches/check-vermagic.sh $(KREL) $(modules)
 	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
 
+# --- the Intel machine ------------------------------------------------------
+
+# kvm-intel.ko as Bochs wants it.  In a copy of the tree, with its objects, so that the
+# few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
+bochs_patch := tests/machine/bochs.patch
+
+machine-intel: $(KMOD)-bochs/kvm-intel.ko bochs
+
+bochs: $(CONFIG)
+	@kernel-patches/setup.sh bochs
+
+$(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
+	$(say) KMOD $@
+	@mkdir -p $(@D)
+	$(Q)exec 9>$(KTREE).lock && flock 9 && \
+	rsync -a --delete $(KTREE)/ $(KTREE)-bochs/ && \
+	patch -d $(KTREE)-bochs -p1 --fuzz=0 --no-backup-if-mismatch -s <$(bochs_patch) && \
+	{ $(MAKE) -C $(KTREE)-bochs M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
+	  [ $${PIPESTATUS[0]} = 0 ]; } && \
+	objcopy --strip-debug $(KTREE)-bochs/arch/x86/kvm/kvm-intel.ko $@
+
 # --- vmlinux.h --------------------------------------------------------------
 
 # KVM's types and the base kernel's, as C, for policies and tracers.  It is kept
@@ -252,6 +273,7 @@ help:
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
 	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
+	@echo 'make machine-intel       what tests/machine/run --machine intel takes: Bochs, a kvm-intel.ko for it'
 	@echo 'make deps                install what the build needs (root), or say what is missing'
 	@echo 'make update              pin the newest Debian kernel and QEMU again'
 	@echo 'make vmlinux.h-update    write vmlinux.h anew after a change of the series'
@@ -261,4 +283,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE

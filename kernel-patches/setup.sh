@@ -9,6 +9,7 @@
 #                                      besides (and install them)
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
 #   kernel-patches/setup.sh selftests  build KVM's selftests too, where CONFIG says
+#   kernel-patches/setup.sh bochs      get the Intel machine's emulator too, likewise
 #
 # Nothing but the compiler and its like is installed: kernel, kernel source and
 # the QEMU that emulates the test machine are downloaded with apt and unpacked
@@ -64,9 +65,9 @@ check_packages() {
 	rm -f $log
 }
 
-# A private apt: own sources, lists and an empty status file.
+# apt_options [DIR]: a private apt: own sources, lists and an empty status file.
 apt_options() {
-	local d=$cache/apt
+	local d=${1:-$cache/apt}
 	aptopt=(-o Dir::Etc::sourcelist="$d/sources.list" -o Dir::Etc::sourceparts=-
 		-o Dir::State="$d" -o Dir::State::status="$d/status" -o Dir::Cache="$d/cache"
 		-o APT::Sandbox::User= -o APT::Default-Release=)
@@ -252,6 +253,30 @@ get_qemu() {
 	[ -z "$lost" ] || die "QEMU ${PIN_QEMU#*:} wants libraries that are not installed:" $lost
 }
 
+# Debian 13's Bochs, what boots its CD, and all that they are linked with: it runs on
+# libraries of its own.  Of no other version, see tests/machine/intel.py.
+get_bochs() {
+	local d=$1/apt p sign="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+	mkdir -p "$d/lists/partial" "$d/cache/archives/partial"
+	: >"$d/status"
+	printf 'deb %s %s trixie main\n' "$sign" "$(mirror trixie debian)" >"$d/sources.list"
+	apt_options "$d"
+	say APT "ask for Bochs"
+	apt-get -qq "${aptopt[@]}" -o Acquire::Languages=none update >&2 ||
+		die "apt-get update failed for trixie; is the network up?"
+	p=$(versions bochs | grep -m1 '^3\.0[+-]') ||
+		die "Debian 13 has no Bochs 3.0 any more, but: $(versions bochs | tr '\n' ' ')"
+	apt-get -qq "${aptopt[@]}" --no-install-recommends --download-only -y install "bochs=$p" bochs-term \
+		isolinux syslinux-common xorriso >"$d/log" 2>&1 || {
+		tail -n 15 "$d/log" >&2
+		die "apt-get could not download Bochs and what it is linked with"
+	}
+	say UNPACK "Bochs $p"
+	for p in "$d"/cache/archives/*.deb; do dpkg -x "$p" "$1"; done
+	rm -rf "$d" "$1"/usr/share/{doc,man,locale,icons,themes}
+	apt_options
+}
+
 # An installed kernel's version, and where its headers are.
 installed_kernel() {
 	local b=/lib/modules/$KREL/build newest
@@ -284,7 +309,7 @@ trap 'exit 130' INT TERM
 apt_options
 [ "${1-}" != deps ] || packages+=" ${*:2}"
 check_packages
-case ${1:?CONFIG, deps, update or selftests} in
+case ${1:?CONFIG, deps, update, selftests or bochs} in
 deps) exit ;;
 update) mkdir -p "$cache"; pin; exit ;;
 esac
@@ -315,6 +340,10 @@ if [ "$1" = selftests ]; then
 	make_dir "$selftests_dir" get_selftests
 	exit
 fi
+if [ "$1" = bochs ]; then
+	make_dir "bochs-3.0-$recipe" get_bochs
+	exit
+fi
 make_dir "qemu-${PIN_QEMU#*:}-$recipe" get_qemu
 
 # The pinned kernel's modules go to build/kmod, where the tests look for them.
@@ -335,5 +364,6 @@ LIBBPF_INC=$cache/$tools_dir/include
 BPFTOOL=$cache/$tools_dir/bpftool
 SELFTESTS=$cache/$selftests_dir
 QEMU=$cache/qemu-${PIN_QEMU#*:}-$recipe/qemu-system-x86_64
+BOCHS=$cache/bochs-3.0-$recipe
 END
 if cmp -s "$1.$$" "$1"; then rm "$1.$$"; else mv "$1.$$" "$1"; fi

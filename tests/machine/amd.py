@@ -12,6 +12,28 @@ gets one CPU more than asked for, its first, and the command runs on the others.
 vm_test has the test for it.
 """
 
+import socket
+
+KVM_MODULE = "kvm-amd"
+KMOD = {}                   # where a module is, other than in KMOD: what to append
+MAKE = "make modules"
+# What the first stage needs to reach the build machine's root folder.
+BOOT_MODULES = ["9pnet_virtio", "9p", "overlay"]
+PORTS = {"out": "out", "ctl": "ctl", "dmesg": "dmesg"}      # virtio-serial ports
+MEM = "2G"
+HAS_NOT = ["file"]
+CHATTY = False              # what it prints is news
+
+
+def kmod(top, cfg):
+    """The folder of our modules, in the machine"""
+    return f"{top}/{cfg['KMOD']}"
+
+
+def channel():
+    """Our end and the emulator's"""
+    return [s.detach() for s in socket.socketpair()]
+
 
 def cpus(opts):
     """how many CPUs the emulator has, and which of them the command gets (None: all)"""
@@ -22,7 +44,7 @@ def cpus(opts):
 
 
 def command(opts, cfg, initrd, console, ports):
-    """The emulator's command line; ports: {channel: inherited socket}"""
+    """The emulator's command line and environment; ports: {channel: inherited socket}"""
     krel, kroot = cfg["KREL"], cfg["KROOT"]
     append = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"
     # A busy build machine may keep the emulated timer from ticking when Linux tests it,
@@ -50,4 +72,4 @@ def command(opts, cfg, initrd, console, ports):
     for name, fd in ports.items():
         args += ["-chardev", f"socket,id={name},fd={fd}",
                  "-device", f"virtserialport,chardev={name},name={name}"]
-    return args + opts.emulator_arg + ["-append", f"{append} {opts.append}".strip()]
+    return args + opts.emulator_arg + ["-append", f"{append} {opts.append}".strip()], None
