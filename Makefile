@@ -172,13 +172,15 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 
 -include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
 
+MACHINE := $(if $(filter command%,$(origin MACHINE)),$(MACHINE),amd)
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
 # KVMEXT_HOST=native: on this machine, whose kernel runs the series' modules.
-test: all selftests
+# MACHINE=intel: those for the Intel machine, there; all: both machines.
+test: all $(if $(filter-out intel,$(MACHINE)),selftests) $(if $(filter intel all,$(MACHINE)),machine-intel)
 ifeq ($(KVMEXT_HOST),native)
 	$(Q)$(MAKE) KREL=$$(uname -r) modules
 endif
-	$(Q)KVMEXT_HOST=$(KVMEXT_HOST) tests/run $(TESTS)
+	$(Q)KVMEXT_HOST=$(KVMEXT_HOST) tests/run --machine $(MACHINE) $(TESTS)
 
 # KVM's own, built once into the cache: $(SELFTESTS).
 selftests: $(CONFIG)
@@ -261,6 +263,7 @@ help:
 	@echo 'make demo                live-migrate a guest with and without a policy'
 	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
+	@echo 'make test MACHINE=all    on the emulated Intel host too (MACHINE=intel: only there)'
 	@echo 'make test KVMEXT_HOST=native   on this machine, if its kernel runs the modules (root)'
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"

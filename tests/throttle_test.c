@@ -6,6 +6,8 @@
  * Times: the kernel promises the shortest run and the longest block, so those
  * are exact here; how soon a block ends is measured some times over and the best
  * one counts, because the machine is an emulated one and busy.
+ *
+ * Machines: amd; intel; intel pml=0
  */
 #include "harness.h"
 #include "ext.h"
