@@ -152,7 +152,8 @@ build/user/%.o: user/%.c $(CONFIG)
 
 # --- tests ------------------------------------------------------------------
 
-TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
+# Guests take interrupts on the stack they use.
+TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -mno-red-zone \
 	-I. -Itests -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
 test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
@@ -205,12 +206,12 @@ build/tests/debug/splat.ko: tests/debug/splat.c tests/debug/Kbuild $(KMOD)/kvm.k
 	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; }
 
-# An hour by hand: make test-chaos SECONDS=3600 SEED=n
+# An hour by hand: make test-chaos SECONDS=3600 SEED=n QEMU_GUEST=1
 test-chaos: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),60)
 test-chaos: all
 	$(Q)tests/machine/run --timeout $$(($(SECONDS) + 300)) --dmesg build/tests/dmesg.chaos \
 		--append 'printk.devkmsg=on log_buf_len=4M' -- \
-		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %)
+		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %) $(if $(QEMU_GUEST),--qemu)
 
 demo: all
 	$(Q)tests/migrate/demo
@@ -268,7 +269,7 @@ help:
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
 	@echo 'make test-debug          the same in a kernel with lockdep, KASAN and more; sparse, W=1'
-	@echo 'make test-chaos          random actions on running guests, 60 s or SECONDS=N, SEED=N'
+	@echo 'make test-chaos          random actions on running guests, 60 s or SECONDS=N, SEED=N, QEMU_GUEST=1'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'

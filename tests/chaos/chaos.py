@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """Random actions on running guests, and then: is everything as it should be?
 
-    chaos.py [--seconds N] [--seed N]      in the test machine, as root; prints TAP
-    chaos.py --repeat SEED LANE:N...       only say which actions these are, as a hash
+    chaos.py [--seconds N] [--seed N] [--qemu]    in the test machine, as root; prints TAP
+    chaos.py --repeat SEED LANE:N...              only say which actions these are, as a hash
 
 What is done is drawn from the seed alone, lane by lane: a lane is a thread that does one
 action after the other. How the lanes interleave, and what an action meets, is the machine's
 doing. So a seed repeats the actions, not the moments.
 
 Three guests (tests/chaos/vm.c) write and check their memory: two live as long as the run,
-the third comes and goes. No process here forks that has a VM.
+the third comes and goes. No process here forks that has a VM. With --qemu a real one, Linux in
+QEMU, boots, is migrated to another QEMU, checks its memory there and ends, again and again.
 """
 
 import argparse
@@ -24,16 +25,20 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+sys.path.insert(0, f"{TOP}/tests/migrate")
+import migrate    # noqa: E402
+
 KVMEXT = f"{TOP}/build/kvmext"
 PINS = "/sys/fs/bpf/kvmext"
 STATE = "/sys/kernel/debug/kvm/ext/state"
 SWITCH = "/sys/module/kvm/parameters/ext_enable"
 STUCK = 60    # s, the longest that an action may take, on a busy machine
-KEPT = ("bitmap", "manual")    # the guests that stay: how each has its dirty log
+KEPT = ("bitmap", "manual,irqchip")    # the guests that stay: how each has its dirty log
 SPLAT = re.compile(r"BUG:|WARNING:|Oops|general protection|INFO: task|soft lockup|suspicious RCU|"
                    r"scheduling while atomic|sleeping function|Call Trace|rcu: INFO|UBSAN|"
                    r"Kernel panic")
@@ -49,7 +54,7 @@ ERRNOS = {1: "off", 3: "vm", 9: "none", 17: "taken", 22: "moved"}
 # only in a run that is not short.
 WANTED = ["kvmext load", "kvmext switch", "kvmext unload", "kvmext set", "kvmext mark",
           "libbpf put", "libbpf set", "libbpf swap", "libbpf detach", "libbpf mark", "guest migrate",
-          "guest slot", "guest log", "guest flood", "guest stop", "guest create"]
+          "guest slot", "guest log", "guest flood", "guest irqs", "guest stop", "guest create"]
 
 PARAMS = {
     "converge": (("downtime", 1, 1000), ("ceiling", 0, 94), ("shrink", 1, 100), ("link", 0, 100)),
@@ -127,13 +132,15 @@ def libbpf_lane(rnd):
 
 def some_guest_action(rnd, n):
     # A guest that migrates is a new VM, and what was for the old one is gone: guest 0 stays longer.
-    what = rnd.choices(("log", "slot", "migrate", "anew", "flood", "stop", "live"),
-                       (3, 3, 4 if n else 0.5, 1 if n else 0.2, 3, 2, 5))[0]
+    # Guest 0 has no interrupt controller.
+    what = rnd.choices(("log", "slot", "migrate", "anew", "flood", "irqs", "stop", "live"),
+                       (3, 3, 4 if n else 0.5, 1 if n else 0.2, 3, 3 if n else 0, 2, 5))[0]
     return {"log": ("vm", n, f"log {rnd.randint(0, 200)}"),
             "slot": ("vm", n, f"slot {rnd.randint(0, 30)}"),
             "migrate": ("vm", n, f"migrate {rnd.randint(5, 100)}"),
             "anew": ("vm", n, "anew"),
             "flood": ("vm", n, f"flood {rnd.randint(100, 3000)}"),
+            "irqs": ("vm", n, f"irqs {rnd.randint(100, 3000)}"),
             "stop": ("stop", n, rnd.randint(0, 500)),
             "live": ("pause", rnd.randint(100, 500))}[what]
 
@@ -149,7 +156,7 @@ def guest_lane(n):
 def guests_lane(rnd):
     """A guest that comes and goes, well or badly."""
     while True:
-        yield ("create", 2, rnd.choice(("bitmap", "manual", "ring")))
+        yield ("create", 2, rnd.choice(("bitmap", "manual", "ring", "irqchip", "ring,irqchip")))
         for _ in range(rnd.randint(0, 4)):
             yield some_guest_action(rnd, 2)
         yield ("destroy", 2, rnd.choice(("verify", "kill")))
@@ -164,12 +171,20 @@ def switch_lane(rnd):
         yield ("off", rnd.randint(0, 500))
 
 
+def qemu_lane(rnd):
+    """MiB/s that the guest dirties, MiB that it dirties; over a link of 20 MiB/s."""
+    while True:
+        yield ("qemu", rnd.choice((5, 20, 40)), rnd.choice((8, 16, 32)))
+
+
 LANES = {"tool-all": tool_lane(""), "tool-one": tool_lane("{0}"), "libbpf": libbpf_lane, "guest-0": guest_lane(0),
          "guest-1": guest_lane(1), "guests": guests_lane, "switch": switch_lane}
+# Only with --qemu; {4} is the QEMU that migrates, or was the last to.
+QEMU_LANES = {"qemu": qemu_lane, "tool-qemu": tool_lane("{4}")}
 
 
 def sequence(seed, lane):
-    return LANES[lane](random.Random(f"{seed} {lane}"))
+    return {**LANES, **QEMU_LANES}[lane](random.Random(f"{seed} {lane}"))
 
 
 class Log:
@@ -269,6 +284,7 @@ class Run:
         self.end = threading.Event()
         self.wrong, self.counts, self.logs = [], {}, {}
         self.guests, self.ctl, self.spare = {}, None, 0
+        self.qemu_pid, self.qemu_opt, self.migrated = os.getpid(), None, []
         self.count_lock = threading.Lock()
 
     def count(self, what, how="done"):
@@ -276,6 +292,8 @@ class Run:
             self.counts[what, how] = self.counts.get((what, how), 0) + 1
 
     def pid(self, n):
+        if n == 4:
+            return self.qemu_pid
         # The third guest may be away: its last pid then, which is nobody's.
         guest = self.guests.get(n)
         if guest:
@@ -350,6 +368,37 @@ class Run:
             f.write("Y")
         self.count("kill switch")
 
+    def do_qemu(self, rate, ws):
+        opt = argparse.Namespace(**{**vars(self.qemu_opt), "rate": rate, "ws": ws})
+        quiet = migrate.Progress("log")
+        quiet.show = lambda text: None
+        src = dst = None
+
+        def cancel(*_):
+            """At the end of the run what is under way is not waited for."""
+            if self.end.is_set():
+                src.qmp.cmd("migrate_cancel")
+            return self.end.is_set()
+        try:
+            src = migrate.boot(opt, "none", quiet)
+            self.qemu_pid = src.proc.pid
+            row, dst = migrate.migrate(opt, src, "none", quiet, hook=cancel)
+            # Throttled at random it may not converge; where it stays it has to be whole.
+            if row["status"] in ("not-converged", "cancelled"):
+                row["destination"] = src.verify()
+            elif row["status"] != "completed":
+                raise Wrong(f"{row['status']}: {row.get('error') or row.get('destination')}")
+            if row["destination"]["memory"] != "ok":
+                raise Wrong(f"the guest's memory after it: {row['destination']}")
+            self.migrated.append(migrate.describe(row))
+            self.count("qemu migrate", "done" if row["status"] == "completed" else row["status"])
+        except migrate.Failed as err:
+            raise Wrong(str(err)) from None
+        finally:
+            for vm in (src, dst):
+                if vm:
+                    vm.kill()
+
     def act(self, action):
         what, *args = action
         if what == "pause":
@@ -367,7 +416,7 @@ class Run:
             self.count("guest create")
         else:
             {"vm": self.do_vm, "stop": self.do_stop, "destroy": self.do_destroy,
-             "off": self.do_off}[what](*args)
+             "off": self.do_off, "qemu": self.do_qemu}[what](*args)
 
     def lane(self, name):
         log = self.logs[name] = Log()
@@ -455,6 +504,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     parser.add_argument("--repeat", nargs="+", metavar="SEED LANE:N")
+    parser.add_argument("--qemu", action="store_true", help="a real guest too, which migrates")
     opt = parser.parse_args()
     if opt.repeat:
         print(repeat(int(opt.repeat[0]), opt.repeat[1:]))
@@ -462,17 +512,19 @@ def main():
 
     began = time.monotonic()
     tap = Tap(7 + 2 * len(KEPT))
-    how = f"make test-chaos SEED={opt.seed} SECONDS={opt.seconds:g}"
+    how = f"make test-chaos SEED={opt.seed} SECONDS={opt.seconds:g}{' QEMU_GUEST=1' if opt.qemu else ''}"
     print(f"# seed {opt.seed}, {opt.seconds:g} s; to repeat: {how}", flush=True)
     kmsg = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     os.lseek(kmsg, 0, os.SEEK_END)
     before = Objects()
     run = Run(opt.seed)
-    # A VM that nothing happens to, with a policy of its own: so that the hooks do not
-    # go off and on with each that comes and goes, see switch_lane().
-    anchor, anchor_ctl = Guest("bitmap"), Program("ctl")
-    anchor.proc.send_signal(signal.SIGSTOP)
-    said = anchor_ctl.ask(f"put 3 {anchor.pid} 0 0")
+    # VMs that nothing happens to, one with a policy of its own: so that the hooks do not
+    # go off and on with each that comes and goes, see switch_lane(); nor KVM's own static
+    # branches, for VMs without an interrupt controller and APICs that are off.
+    anchors, anchor_ctl = [Guest("bitmap"), Guest("apic-off")], Program("ctl")
+    for anchor in anchors:
+        anchor.proc.send_signal(signal.SIGSTOP)
+    said = anchor_ctl.ask(f"put 3 {anchors[0].pid} 0 0")
     if said != "ok":
         run.wrong.append(f"the first attach: {said}")
         run.end.set()
@@ -482,6 +534,13 @@ def main():
     run.guests[3] = Guest("bitmap")
     run.guests[3].proc.send_signal(signal.SIGSTOP)
     wanted = WANTED + (["kill switch"] if opt.seconds >= 30 else [])
+    tmp = tempfile.TemporaryDirectory(prefix="chaos.")
+    if opt.qemu:
+        run.qemu_opt = migrate.options(["--modes", "none", "--mem", "128", "--progress", "log"])
+        run.qemu_opt.warm_up_given = run.qemu_opt.warm_up = 1.0
+        migrate.prepare(run.qemu_opt, tmp.name)
+        LANES.update(QEMU_LANES)
+        wanted.append("qemu migrate")
 
     def missing():
         return [w for w in wanted if not run.counts.get((w, "done"))]
@@ -504,7 +563,8 @@ def main():
             run.wrong.append(f"asked for its progress: {err}")
             run.end.set()
     # A busy machine may need longer to have done one of each.
-    while missing() and not found and time.monotonic() < start + opt.seconds + 30 and not run.end.wait(1):
+    longer = 180 if opt.qemu else 30
+    while missing() and not found and time.monotonic() < start + opt.seconds + longer and not run.end.wait(1):
         pass
     run.end.set()
     for lane in lanes:
@@ -518,6 +578,8 @@ def main():
         done.setdefault(what, []).append(f"{n} {result}")
     for what, results in done.items():
         print(f"#   {what}: {', '.join(results)}")
+    for text in run.migrated:
+        print(f"#   qemu: {text}")
     tap.ok(not run.wrong, f"{sum(l.n for l in logs.values())} actions in {took:.0f} s, each ended as it may",
            "\n".join(run.wrong))
     tap.ok(not missing(), "every kind of action was done", "never: " + ", ".join(missing()))
@@ -539,9 +601,9 @@ def main():
             tap.ok(True, f"guest {n}'s memory and its checksums agree: {guest.ask('verify')}")
         except Wrong as err:
             tap.ok(False, f"guest {n}'s memory and its checksums agree", err)
-    for guest in anchor, run.guests[3]:
+    for guest in *anchors, run.guests[3]:
         guest.proc.send_signal(signal.SIGCONT)
-    for program in (*run.guests.values(), run.ctl, anchor_ctl, anchor):
+    for program in (*run.guests.values(), run.ctl, anchor_ctl, *anchors):
         try:
             program.end()
         except Wrong as err:
@@ -555,6 +617,7 @@ def main():
             break
         time.sleep(0.1)
     tap.ok(after.n == before.n, "no policy, link, pin or BPF object is left", f"{before.n}, now {after.n}")
+    tmp.cleanup()
     with open(SWITCH) as f:
         tap.ok(f.read().strip() == "Y", "the kill switch is as it was")
     found += splats(kmsg)

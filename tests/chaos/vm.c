@@ -2,7 +2,8 @@
 /*
  * A VM for the chaos test:
  *
- *   vm NCPUS bitmap|manual|ring
+ *   vm NCPUS KIND    bitmap, manual or ring; and with an interrupt controller in the
+ *                    kernel: irqchip, as in ring,irqchip; apic-off, where it stays off
  *
  * Each vCPU goes round its own pages in an order that changes each time, checks
  * that each is as it left it, writes it anew and keeps a checksum.  Commands come
@@ -34,6 +35,7 @@ static struct vm vm;
 static unsigned int vm_flags;
 static volatile bool halt; /* vCPUs are to leave the guest, and their threads to end */
 static bool logging;
+static bool irqchip;
 static char last_command[128] = "none";
 static const char *volatile broken; /* why a vCPU will not run any more */
 
@@ -81,6 +83,25 @@ static __guest __attribute__((noreturn)) void guest_chaos(struct chaos *c)
 static struct chaos *chaos(int i)
 {
 	return (struct chaos *)vm.cpu[i].box;
+}
+
+/* With an interrupt controller the halt is KVM's, and what ends it an interrupt. */
+static void wake(void)
+{
+	for (int i = 0; irqchip && i < vm.ncpus; i++)
+		vm_msi(&vm, i, true);
+}
+
+/* Sleep, as sleep_ms(), and have the guest get on meanwhile. */
+static void nap(unsigned int ms)
+{
+	while (ms) {
+		unsigned int n = ms < HALT_MS ? ms : HALT_MS;
+
+		sleep_ms(n);
+		wake();
+		ms -= n;
+	}
 }
 
 /* --- vCPUs ----------------------------------------------------------------- */
@@ -194,7 +215,7 @@ static int slot_away(unsigned int ms)
 
 	if (ret)
 		return ret;
-	sleep_ms(ms);
+	nap(ms);
 	return set_log(logging);
 }
 
@@ -203,11 +224,13 @@ static int vm_anew(void)
 {
 	struct kvm_regs regs[VM_MAX_CPUS];
 	struct kvm_sregs sregs[VM_MAX_CPUS];
+	struct kvm_vcpu_events events[VM_MAX_CPUS];
 	int ret = 0;
 
 	for (int i = 0; !ret && i < vm.ncpus; i++)
-		ret = vm_ioctl(vm.cpu[i].fd, KVM_GET_REGS, &regs[i]) ?:
-			      vm_ioctl(vm.cpu[i].fd, KVM_GET_SREGS, &sregs[i]);
+		ret = vm_ioctl(vm.cpu[i].fd, KVM_GET_REGS, &regs[i])	       ?:
+			      vm_ioctl(vm.cpu[i].fd, KVM_GET_SREGS, &sregs[i]) ?:
+			      vm_ioctl(vm.cpu[i].fd, KVM_GET_VCPU_EVENTS, &events[i]);
 	if (ret)
 		return ret;
 	vm_close(&vm);
@@ -215,8 +238,9 @@ static int vm_anew(void)
 		vm.cpu[i].ring_next = 0;
 	ret = vm_open(&vm);
 	for (int i = 0; !ret && i < vm.ncpus; i++)
-		ret = vm_ioctl(vm.cpu[i].fd, KVM_SET_SREGS, &sregs[i]) ?:
-			      vm_ioctl(vm.cpu[i].fd, KVM_SET_REGS, &regs[i]);
+		ret = vm_ioctl(vm.cpu[i].fd, KVM_SET_SREGS, &sregs[i])	     ?:
+			      vm_ioctl(vm.cpu[i].fd, KVM_SET_REGS, &regs[i]) ?:
+			      vm_ioctl(vm.cpu[i].fd, KVM_SET_VCPU_EVENTS, &events[i]);
 	if (!ret)
 		ret = set_log(logging);
 	return ret ?: vcpus_start();
@@ -253,7 +277,7 @@ static int migrate(unsigned int round_ms, int *rounds, int *last)
 	ret = set_log(false) ?: set_log(true);
 	memcpy(to, vm.mem, size);
 	for (*rounds = 0; !ret && *rounds < ROUNDS_MAX; (*rounds)++) {
-		sleep_ms(round_ms);
+		nap(round_ms);
 		ret = harvest_new();
 		if (ret < 0)
 			break;
@@ -291,6 +315,16 @@ static void flood(int n)
 	}
 }
 
+/* Interrupts for all vCPUs, as fast as they go. */
+static void irqs(int n)
+{
+	for (int i = 0; i < n; i++) {
+		vm_msi(&vm, i % vm.ncpus, true);
+		if (i % 64 == 63)
+			sched_yield();
+	}
+}
+
 static void progress(const char *what)
 {
 	printf("ok %s", what);
@@ -307,7 +341,7 @@ static void verify(void)
 	/* Each says that it is between two pages, and does nothing else then. */
 	for (int i = 0; i < vm.ncpus; i++)
 		while (!chaos(i)->box.done && !broken)
-			sleep_ms(5);
+			nap(5);
 	vcpus_halt();
 	for (int i = 0; i < vm.ncpus; i++) {
 		struct chaos *c = chaos(i);
@@ -357,10 +391,13 @@ static void command(char *line)
 	} else if (!strcmp(word, "flood")) {
 		flood(arg);
 		progress(word);
+	} else if (!strcmp(word, "irqs")) {
+		irqs(arg);
+		progress(word);
 	} else if (!strcmp(word, "log")) {
 		/* Off for that long. */
 		ret = set_log(false);
-		sleep_ms(arg);
+		nap(arg);
 		ret = ret ?: set_log(true);
 		printf(ret ? "bad log: %s\n" : "ok log\n", strerror(-ret));
 	} else if (!strcmp(word, "slot")) {
@@ -387,6 +424,17 @@ static void command(char *line)
 	fflush(stdout);
 }
 
+/* A VM like this keeps the static branch on that any APIC which is off turns on. */
+static int apic_off(void)
+{
+	struct kvm_lapic_state lapic;
+	int ret = vm_ioctl(vm.cpu[0].fd, KVM_GET_LAPIC, &lapic);
+
+	/* Spurious vector register: bit 8 is "on". */
+	lapic.regs[0xf1] = 0;
+	return ret ?: vm_ioctl(vm.cpu[0].fd, KVM_SET_LAPIC, &lapic);
+}
+
 int main(int argc, char **argv)
 {
 	int ncpus = argc == 3 ? atoi(argv[1]) : 0, ret;
@@ -395,11 +443,11 @@ int main(int argc, char **argv)
 
 	if (ncpus < 1 || ncpus > VM_MAX_CPUS)
 		return 2;
-	vm_flags = !strcmp(argv[2], "ring") ? VM_RING : !strcmp(argv[2], "manual") ? VM_MANUAL : 0;
-	/*
-	 * No interrupt controller, in any VM here: the first with one and the first
-	 * without patch KVM's text, which an emulated machine may not survive.
-	 */
+	irqchip = strstr(argv[2], "irqchip") || strstr(argv[2], "apic-off");
+	vm_flags = (strstr(argv[2], "ring")   ? VM_RING :
+		    strstr(argv[2], "manual") ? VM_MANUAL :
+						0) |
+		   (irqchip ? VM_IRQCHIP : 0);
 	vm_signals();
 	logging = true;
 	ret = vm_create(&vm, ncpus, (size_t)ncpus * CPU_PAGES, vm_flags | VM_LOG);
@@ -420,7 +468,10 @@ int main(int argc, char **argv)
 		if (!ret)
 			ret = vm_ioctl(vm.cpu[i].fd, KVM_SET_REGS, &regs);
 	}
-	ret = ret ?: vcpus_start();
+	if (strstr(argv[2], "apic-off"))
+		ret = ret ?: apic_off();
+	else
+		ret = ret ?: vcpus_start();
 	if (ret) {
 		printf("bad start: %s\n", strerror(-ret));
 		return 1;
@@ -437,5 +488,6 @@ int main(int argc, char **argv)
 		} else if (!ret && logging && !halt && harvest_new() < 0 && !broken) {
 			broken = "cannot harvest";
 		}
+		wake();
 	}
 }
