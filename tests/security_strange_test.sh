@@ -79,7 +79,7 @@ cp $T/vmhold "$tmp/"$'v\033[31m\302\233m'
 : >"$tmp/vm"
 "$tmp/"$'v\033[31m\302\233m' >"$tmp/vm" &
 vm=$!
-for _ in $(seq 100); do grep -q ready "$tmp/vm" && break; sleep 0.1; done
+for _ in $(seq $((100 * slow))); do grep -q ready "$tmp/vm" && break; sleep 0.1; done
 good "load" load $B/tool_escape.bpf.o
 run $K status
 [ $code = 0 ] && plain "$tmp/out" && grep -q "^VM $vm (v" "$tmp/out"; ok "status: a VM's name is harmless" $?
@@ -96,7 +96,7 @@ exec 7<>"$tmp/fifo"
 head -c 65536 /dev/zero >&7
 $K list $P/noop.bpf.o >&7 &
 kid=$!
-for _ in $(seq 50); do grep -qs pipe_write "/proc/$kid/wchan" && break; sleep 0.1; done
+for _ in $(seq $((50 * slow))); do grep -qs pipe_write "/proc/$kid/wchan" && break; sleep 0.1; done
 grep -E '^(Uid|Groups|CapEff|NoNewPrivs)' "/proc/$kid/status" | tr -s '\t ' ' ' >"$tmp/out"
 has "^Uid: 65534 65534 65534 65534" "list FILE drops root"
 has "^CapEff: 0000000000000000" "and capabilities"

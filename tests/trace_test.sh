@@ -11,7 +11,7 @@ CPUIDS=200 OUTS=50 SLOWS=3 MS=40 HALTS=10
 
 # up FILE PID: until the tracer that writes to FILE is at work, or gone
 up() {
-	for _ in $(seq 600); do
+	for _ in $(seq $((600 * slow))); do
 		grep -q 'watching\|"begin"' "$1" && return
 		kill -0 "$2" 2>/dev/null || return
 		sleep 0.1
@@ -25,11 +25,11 @@ guest() {
 	build/tests/tool/vmexits "$@" <"$tmp/go" >"$tmp/vm" 2>&1 &
 	vm=$!
 	exec 5>"$tmp/go"
-	for _ in $(seq 100); do grep -q ready "$tmp/vm" && return; sleep 0.1; done
+	for _ in $(seq $((100 * slow))); do grep -q ready "$tmp/vm" && return; sleep 0.1; done
 }
 go() {
 	echo >&5
-	for _ in $(seq 600); do grep -q 'done\|failed' "$tmp/vm" && break; sleep 0.1; done
+	for _ in $(seq $((600 * slow))); do grep -q 'done\|failed' "$tmp/vm" && break; sleep 0.1; done
 	exec 5>&-
 	wait $vm
 }
@@ -61,7 +61,7 @@ for i in "${!pids[@]}"; do
 done
 # These say nothing before the end; they came up along with the others.
 for p in "${pids[@]}"; do
-	for _ in $(seq 600); do
+	for _ in $(seq $((600 * slow))); do
 		ls -l /proc/$p/fd 2>/dev/null | grep -q 'bpf_link\|bpf-link' && break
 		kill -0 $p 2>/dev/null || break
 		sleep 0.1
@@ -189,7 +189,7 @@ $K trace exit --perfetto "$tmp/killed.json" 5>&- >"$tmp/killed.out" 2>&1 &
 tr=$!
 up "$tmp/killed.out" $tr
 go
-for _ in $(seq 100); do grep -q cpuid "$tmp/killed.json" 2>/dev/null && break; sleep 0.1; done
+for _ in $(seq $((100 * slow))); do grep -q cpuid "$tmp/killed.json" 2>/dev/null && break; sleep 0.1; done
 kill -9 $tr
 wait $tr 2>/dev/null
 python3 - "$tmp/killed.json" >"$tmp/out" 2>"$tmp/err" <<'EOP'
@@ -236,7 +236,7 @@ pids=() names=()
 tracer throttle --json trace throttle policy dirty
 tracer block --json hist block
 up "$tmp/throttle.out" "${pids[0]}"
-for _ in $(seq 600); do ls -l /proc/${pids[1]}/fd | grep -q 'bpf_link\|bpf-link' && break; sleep 0.1; done
+for _ in $(seq $((600 * slow))); do ls -l /proc/${pids[1]}/fd | grep -q 'bpf_link\|bpf-link' && break; sleep 0.1; done
 $K -q load $P/stun.bpf.o block=20ms
 $K -q mark --vm $vm --vcpu 0
 sleep 2

@@ -22,7 +22,7 @@ verdicts() {
 }
 
 lines() { wc -l <"$1"; }
-await() { for _ in $(seq 600); do "$@" && return; sleep 0.1; done; return 1; }
+await() { for _ in $(seq $((600 * slow))); do "$@" && return; sleep 0.1; done; return 1; }
 longer() { [ "$(lines "$1")" -gt "$2" ]; }
 # An interval that begins and ends from now on
 next() { local want=$(($(lines "$tmp/top") + ${1:-2})); await longer "$tmp/top" $((want - 1)); }
