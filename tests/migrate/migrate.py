@@ -217,9 +217,7 @@ class Vm:
             cpu = 0 if n < opt.writers else 1 + (n - opt.writers) % max(1, len(host) - 1)
             os.sched_setaffinity(tid, {host[min(cpu, len(host) - 1)]})
             # this counts only among threads of one session (autogroup): QEMU stays in ours
-            # (the debug machine measures nothing, and QEMU is to get on there)
-            if SLOW == 1:
-                os.setpriority(os.PRIO_PROCESS, tid, -10)
+            os.setpriority(os.PRIO_PROCESS, tid, opt.nice)
 
     def why(self):
         """What QEMU and the guest said last."""
@@ -681,6 +679,8 @@ def options(argv):
 def prepare(opt, tmp):
     """What the options leave open."""
     opt.tmp = tmp
+    # The debug machine measures nothing, and QEMU's other threads are to get on there.
+    opt.nice = -10 if SLOW == 1 else 0
     opt.cpu_model = "host" if opt.accel == "kvm" else "max"
     opt.warm_up_given = opt.warm_up
     opt.qemu = opt.qemu or os.environ.get("KVMEXT_QEMU") or "qemu-system-x86_64"
