@@ -51,6 +51,13 @@ lives() {
 	run $K load $P/misbehave.bpf.o --vm $vm mode="$1"
 	progress "$2"
 	sleep 1
+	# An emulated CPU that is not run while it runs the policy makes a call slow; then anew.
+	for _ in $(seq $((slow - 1))); do
+		[ "$(field policy state) $(field policy kind)" = "ejected slow" ] || break
+		run $K unload misbehave@$vm
+		run $K load $P/misbehave.bpf.o --vm $vm mode="$1"
+		sleep 1
+	done
 	[ "$(field policy state)" = active ]
 	ok "$2: nothing to eject for" $?
 }
