@@ -46,6 +46,8 @@ WINDOW = 2.0        # "worst 2 s"
 BOOT_TIMEOUT = 120
 # How much longer than usual to wait for things: the debug machine sets it.
 SLOW = int(os.environ.get("KVMEXT_SLOW", "1"))
+# What this program may use, before it keeps to the first of them.
+CPUS = sorted(os.sched_getaffinity(0))
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # What makes each mode: the accelerator, QEMU's capabilities and parameters, our policy, and
@@ -205,9 +207,9 @@ class Vm:
             self.lines.append((time.monotonic(), raw.decode(errors="replace").strip()))
 
     def pin(self, opt):
-        """vCPUs that compute have host CPU 1 (one each, where there are enough); writers and
-        everything else of QEMU have CPU 0."""
-        host = sorted(os.sched_getaffinity(1))
+        """vCPUs that compute have the second CPU (one each, where there are enough); writers
+        and everything else of QEMU have the first."""
+        host = CPUS
         for task in os.listdir(f"/proc/{self.proc.pid}/task"):
             try:
                 os.sched_setaffinity(int(task), {host[0]})
