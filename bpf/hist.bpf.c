@@ -7,17 +7,17 @@
 
 char _license[] SEC("license") = "GPL";
 
-/* By isa << 32 | reason of an exit; else there is but 0 */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, HIST_KEYS);
-	__type(key, u64);
+	__type(key, struct hist_key);
 	__type(value, struct hist);
 } hists SEC(".maps");
 
 static const struct hist zero;
 const volatile bool want_exit;
 const volatile bool want_inject;
+const volatile bool per_vcpu;
 __u64 lost;
 
 static __always_inline u32 log2(u64 v)
@@ -41,11 +41,17 @@ static __always_inline u32 log2(u64 v)
 	return r | v >> 1;
 }
 
-static __always_inline void count(u64 key, u64 ns)
+static __always_inline void count(u64 reason, u32 vm, s32 vcpu, u64 ns)
 {
-	struct hist *h = bpf_map_lookup_elem(&hists, &key);
+	struct hist_key key = { .reason = reason };
 	u32 slot = log2(ns);
+	struct hist *h;
 
+	if (per_vcpu) {
+		key.vm = vm;
+		key.vcpu = vcpu;
+	}
+	h = bpf_map_lookup_elem(&hists, &key);
 	if (!h) {
 		bpf_map_update_elem(&hists, &key, &zero, BPF_NOEXIST);
 		h = bpf_map_lookup_elem(&hists, &key);
@@ -69,14 +75,27 @@ int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
 	u64 now = bpf_ktime_get_ns();
 
+	speaks();
 	if (!t)
 		return 0;
 	if (want_exit && t->exit_ts && reason_wanted(t->key))
-		count(t->key, now - t->exit_ts);
+		count(t->key, tgid(), t->vcpu, now - t->exit_ts);
 	if (want_inject && t->inject_ts)
-		count(0, now - t->inject_ts);
+		count(0, tgid(), t->vcpu, now - t->inject_ts);
 	t->exit_ts = 0;
 	t->inject_ts = 0;
+	return 0;
+}
+
+SEC("tp_btf/kvm_fpu")
+int BPF_PROG(fpu, int load)
+{
+	struct vcpu_thread *t = user_run(load);
+
+	if (t && t->exit_ts && reason_wanted(t->key))
+		count(t->key, tgid(), t->vcpu, bpf_ktime_get_ns() - t->exit_ts);
+	if (t)
+		t->exit_ts = 0;
 	return 0;
 }
 
@@ -110,7 +129,7 @@ int BPF_PROG(wakeup, u64 ns, bool waited)
 	u64 now = bpf_ktime_get_ns();
 
 	if (t && waited && t->waking_ts > now - ns)
-		count(0, now - t->waking_ts);
+		count(0, tgid(), t->vcpu, now - t->waking_ts);
 	return 0;
 }
 
@@ -118,6 +137,6 @@ SEC("tp_btf/kvm_throttle_block")
 int BPF_PROG(block, struct kvm_vcpu *vcpu, u64 seq, u64 ns, u64 slept)
 {
 	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		count(0, slept);
+		count(0, vcpu->kvm->userspace_pid, vcpu->vcpu_id, slept);
 	return 0;
 }

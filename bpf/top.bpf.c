@@ -46,33 +46,6 @@ __u32 next_slot;
 __u64 lost;
 const volatile __u32 nr_slots = TOP_VCPUS;
 
-/*
- * The reason that kvm_exit's own record has, read where the vendor keeps it.
- * @vcpu: the vCPU's address; struct kvm_vcpu is the first member of each of these
- */
-static __always_inline u32 exit_reason(u64 vcpu, u32 isa)
-{
-	u32 reason = -1;
-	u64 at = 0;
-
-	if (isa == TOP_ISA_SVM && bpf_core_field_exists(struct vcpu_svm___x, vmcb)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_svm___x, vmcb);
-		bpf_probe_read_kernel(&at, sizeof(at), (void *)at);
-		at += bpf_core_field_offset(struct vmcb___x, control) +
-		      bpf_core_field_offset(struct vmcb_control_area___x, exit_code);
-	} else if (isa == TOP_ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___x, exit_reason)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_vmx___x, exit_reason);
-	} else if (isa == TOP_ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___vt, vt)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_vmx___vt, vt) +
-		     bpf_core_field_offset(struct vcpu_vt___x, exit_reason);
-	} else if (bpf_core_field_exists(struct vcpu_pvm___x, exit_reason)) {
-		at = vcpu + bpf_core_field_offset(struct vcpu_pvm___x, exit_reason);
-	}
-	if (at)
-		bpf_probe_read_kernel(&reason, sizeof(reason), (void *)at);
-	return reason;
-}
-
 static __always_inline u32 reason_index(u32 reason)
 {
 	if (reason < TOP_LOW)
@@ -156,22 +129,17 @@ static __always_inline struct top_vcpu *current_vcpu(void)
 	return get(task_vcpu(bpf_get_current_task_btf()));
 }
 
-SEC("tp_btf/kvm_exit")
-int BPF_PROG(top_exit, struct kvm_vcpu *vcpu, u32 isa)
+static __always_inline void left(struct top_vcpu *v, u32 isa, u32 reason)
 {
-	struct top_vcpu *v = get((u64)vcpu);
+	u64 now = bpf_ktime_get_ns(), delay, r;
 	struct task_struct *task;
-	u64 now, delay, r;
 
-	if (!v)
-		return 0;
-	now = bpf_ktime_get_ns();
 	if (v->entry_ns)
 		v->guest_ns += now - v->entry_ns;
 	v->exit_ns = now;
 
 	v->isa = isa;
-	r = reason_index(exit_reason((u64)vcpu, isa));
+	r = reason_index(reason);
 	v->last = r;
 	/* The compiler knows that it is in bounds, the verifier does not. */
 	barrier_var(r);
@@ -185,18 +153,12 @@ int BPF_PROG(top_exit, struct kvm_vcpu *vcpu, u32 isa)
 	else
 		v->tid = task->pid;
 	v->delay = delay;
-	return 0;
 }
 
-SEC("tp_btf/kvm_entry")
-int BPF_PROG(top_entry, struct kvm_vcpu *vcpu)
+static __always_inline void entered(struct top_vcpu *v)
 {
-	struct top_vcpu *v = get((u64)vcpu);
-	u64 now, ns, r;
+	u64 now = bpf_ktime_get_ns(), ns, r;
 
-	if (!v)
-		return 0;
-	now = bpf_ktime_get_ns();
 	if (v->exit_ns > v->entry_ns) {
 		ns = now - v->exit_ns;
 		v->outside_ns += ns;
@@ -210,6 +172,44 @@ int BPF_PROG(top_entry, struct kvm_vcpu *vcpu)
 		v->wake_ns += now - v->wake_since;
 		v->wake_since = 0;
 	}
+}
+
+SEC("tp_btf/kvm_exit")
+int BPF_PROG(top_exit, struct kvm_vcpu *vcpu, u32 isa)
+{
+	struct top_vcpu *v = get((u64)vcpu);
+
+	speaks();
+	if (v)
+		left(v, isa, exit_reason(vcpu, isa));
+	return 0;
+}
+
+SEC("tp_btf/kvm_entry")
+int BPF_PROG(top_entry, struct kvm_vcpu *vcpu)
+{
+	struct top_vcpu *v = get((u64)vcpu);
+
+	speaks();
+	if (v)
+		entered(v);
+	return 0;
+}
+
+/* Where those two are silent */
+SEC("tp_btf/kvm_fpu")
+int BPF_PROG(top_fpu, int load)
+{
+	struct top_vcpu *v = silent_kvm() ? current_vcpu() : NULL;
+	struct kvm_vcpu *vcpu;
+
+	if (!v)
+		return 0;
+	vcpu = (void *)v->vcpu;
+	if (load)
+		entered(v);
+	else
+		left(v, ISA_USER, BPF_CORE_READ(vcpu, run, exit_reason));
 	return 0;
 }
 

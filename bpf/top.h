@@ -5,10 +5,6 @@
 
 #define TOP_VCPUS 4096 /* more than that at a time are counted in "lost" */
 
-/* kvm_exit's isa */
-#define TOP_ISA_VMX 1
-#define TOP_ISA_SVM 2
-
 /*
  * Exit reasons in one row: the vendor's small numbers, AMD's second block at 0x400, and one for
  * all others (such as -1, SVM's error).

@@ -17,8 +17,6 @@ const volatile __u64 wake_bytes = 2048;
 const volatile bool want_exit;
 
 __u64 lost[EV_NR];
-/* Exits to user space of threads that were never seen to enter a guest */
-__u64 silent;
 
 static __always_inline void *reserve(u64 size, u32 type)
 {
@@ -90,6 +88,7 @@ int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 {
 	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
 
+	speaks();
 	if (want_exit && t && t->exit_ts)
 		emit_exit(t, bpf_ktime_get_ns() - t->exit_ts);
 	return 0;
@@ -101,10 +100,18 @@ int BPF_PROG(user_exit, u32 reason, int error)
 	struct vcpu_thread *t = thread();
 
 	/* With an error, the reason is an older one. */
-	if (!t && filter.vcpu == NO_VCPU && vm_wanted(tgid()))
-		__sync_fetch_and_add(&silent, 1);
 	if (t && t->exit_ts)
 		t->user = error < 0 ? USER_NO_REASON : (u64)reason + 1;
+	return 0;
+}
+
+SEC("tp_btf/kvm_fpu")
+int BPF_PROG(fpu, int load)
+{
+	struct vcpu_thread *t = user_run(load);
+
+	if (t && t->exit_ts)
+		emit_exit(t, bpf_ktime_get_ns() - t->exit_ts);
 	return 0;
 }
 

@@ -26,7 +26,6 @@ enum ev_type {
 #define NO_DUR (~0ULL)
 #define NO_VCPU (-1)
 #define REASONS_MAX 16
-#define EXIT_ISA_VMX 1
 #define USER_NO_REASON (~0ULL) /* KVM_RUN failed, as with a signal */
 
 /**
@@ -88,6 +87,19 @@ struct filter {
 
 #define HIST_SLOTS 44
 #define HIST_KEYS 512
+#define HIST_VCPU_KEYS 8192 /* with --per-vcpu */
+
+/**
+ * struct hist_key - what a histogram is of
+ * @reason: isa << 32 | reason of an exit; else 0
+ * @vm: with --per-vcpu: its process
+ * @vcpu: and its id; else both are 0
+ */
+struct hist_key {
+	__u64 reason;
+	__u32 vm;
+	__s32 vcpu;
+};
 
 /**
  * struct hist - of times in ns

@@ -44,6 +44,8 @@ struct {
 } threads SEC(".maps");
 
 const volatile struct filter filter;
+/* Exits to user space that stand for others, as those are not told here */
+__u64 silent;
 
 static __always_inline u32 tgid(void)
 {
@@ -97,25 +99,6 @@ static __always_inline struct vcpu_thread *thread_of_vcpu(s32 vcpu)
 	return t;
 }
 
-static __always_inline u64 exit_key(struct kvm_vcpu *vcpu, u32 isa)
-{
-	u32 reason = 0;
-
-	if (bpf_core_field_exists(((struct vcpu_pvm___x *)0)->exit_reason)) {
-		reason = BPF_CORE_READ((struct vcpu_pvm___x *)vcpu, exit_reason);
-	} else if (isa == EXIT_ISA_VMX) {
-		if (bpf_core_field_exists(((struct vcpu_vmx___x *)0)->exit_reason))
-			reason = BPF_CORE_READ((struct vcpu_vmx___x *)vcpu, exit_reason.full);
-		else if (bpf_core_field_exists(((struct vcpu_vmx___vt *)0)->vt.exit_reason))
-			reason = BPF_CORE_READ((struct vcpu_vmx___vt *)vcpu, vt.exit_reason.full);
-	} else if (bpf_core_field_exists(((struct vcpu_svm___x *)0)->vmcb)) {
-		reason = BPF_CORE_READ((struct vcpu_svm___x *)vcpu, vmcb, control.exit_code);
-	}
-	if (isa == EXIT_ISA_VMX)
-		reason &= 0xffff;
-	return (u64)isa << 32 | reason;
-}
-
 static __always_inline void left_guest(struct vcpu_thread *t, u64 key)
 {
 	t->exit_ts = bpf_ktime_get_ns();
@@ -129,8 +112,9 @@ int BPF_PROG(exit_btf, struct kvm_vcpu *vcpu, u32 isa)
 {
 	struct vcpu_thread *t = vcpu ? thread_of_vcpu(vcpu->vcpu_id) : NULL;
 
+	speaks();
 	if (t)
-		left_guest(t, exit_key(vcpu, isa));
+		left_guest(t, (u64)isa << 32 | exit_reason(vcpu, isa));
 	return 0;
 }
 
@@ -141,10 +125,27 @@ int exit_tp(struct trace_event_raw_kvm_exit *ctx)
 	struct vcpu_thread *t = thread_of_vcpu(ctx->vcpu_id);
 	u32 reason = ctx->exit_reason;
 
+	speaks();
 	if (t)
-		left_guest(t, (u64)ctx->isa << 32 |
-				      (ctx->isa == EXIT_ISA_VMX ? reason & 0xffff : reason));
+		left_guest(t,
+			   (u64)ctx->isa << 32 | (ctx->isa == ISA_VMX ? reason & 0xffff : reason));
 	return 0;
+}
+
+/* Where those two are silent: KVM_RUN begins or ends.  Returns the thread if it begins. */
+static __always_inline struct vcpu_thread *user_run(bool begins)
+{
+	struct kvm_vcpu *vcpu = (void *)task_vcpu(bpf_get_current_task_btf());
+	struct vcpu_thread *t;
+
+	if (!silent_kvm() || !vcpu)
+		return NULL;
+	t = thread_of_vcpu(BPF_CORE_READ(vcpu, vcpu_id));
+	if (t && !begins) {
+		left_guest(t, (u64)ISA_USER << 32 | BPF_CORE_READ(vcpu, run, exit_reason));
+		__sync_fetch_and_add(&silent, 1);
+	}
+	return begins ? t : NULL;
 }
 
 #endif /* __KVMEXT_VCPU_BPF_H */

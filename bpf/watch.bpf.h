@@ -52,6 +52,47 @@ struct vcpu_pvm___x {
 	u32 exit_reason;
 } __attribute__((preserve_access_index));
 
+/* kvm_exit's isa; ISA_USER: no exit of the hardware's, but KVM_EXIT_* */
+#define ISA_USER 0
+#define ISA_VMX 1
+#define ISA_SVM 2
+
+/*
+ * The reason that kvm_exit's own record has, read where the vendor keeps it; -1 if that
+ * is not known.  struct kvm_vcpu is the first member of each of these.
+ */
+static __always_inline u32 exit_reason(const struct kvm_vcpu *vcpu, u32 isa)
+{
+	if (bpf_core_field_exists(struct vcpu_pvm___x, exit_reason))
+		return BPF_CORE_READ((struct vcpu_pvm___x *)vcpu, exit_reason);
+	if (isa == ISA_SVM && bpf_core_field_exists(struct vcpu_svm___x, vmcb))
+		return BPF_CORE_READ((struct vcpu_svm___x *)vcpu, vmcb, control.exit_code);
+	if (isa == ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___x, exit_reason))
+		return BPF_CORE_READ((struct vcpu_vmx___x *)vcpu, exit_reason.full) & 0xffff;
+	if (isa == ISA_VMX && bpf_core_field_exists(struct vcpu_vmx___vt, vt))
+		return BPF_CORE_READ((struct vcpu_vmx___vt *)vcpu, vt.exit_reason.full) & 0xffff;
+	return -1;
+}
+
+/*
+ * Neither vendor's module is loaded.  A KVM of its own kind was met that has kvm_entry
+ * and kvm_exit and never calls them; there, an exit is one to user space.  kvm_fpu tells
+ * when KVM_RUN begins and ends: it loads the guest's FPU and puts it away.
+ */
+const volatile bool foreign;
+bool spoke; /* kvm_entry or kvm_exit was called, so that is not so here */
+
+static __always_inline void speaks(void)
+{
+	if (foreign && !spoke)
+		spoke = true;
+}
+
+static __always_inline bool silent_kvm(void)
+{
+	return foreign && !spoke;
+}
+
 /*
  * The vCPU whose KVM_RUN this thread is in, or NULL.  KVM alone uses preempt
  * notifiers, and a thread has one from vcpu_load() to vcpu_put(), asleep or not.

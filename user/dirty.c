@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext dirty: dirty rate, writable working set and where in memory it is hot. */
-#include "kvmext.h"
+#include "hook.h"
 
 #include <errno.h>
 #include <langinfo.h>
@@ -24,19 +24,17 @@ enum { OPT_PNG = 0x180 };
 
 struct dirty_args {
 	int n;
-	double interval;
+	uint64_t interval_ns;
 	unsigned long count;
 	uint32_t vm;
 	const char *png;
 };
 
-static struct dirty_args a = { .interval = 1 };
+static struct dirty_args a = { .interval_ns = 1000000000 };
 static volatile sig_atomic_t stopped;
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	char *end;
-
 	(void)state;
 	switch (key) {
 	case OPT_VM:
@@ -47,22 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a.png = arg;
 		return 0;
 	case ARGP_KEY_ARG:
-		errno = 0;
-		if (!a.n) {
-			a.interval = strtod(arg, &end);
-			if (*end || end == arg || !(a.interval >= 0.1 && a.interval <= 3600))
-				return fail_usage("dirty", "the interval '%s' is not 0.1 to 3600 s",
-						  arg),
-				       EINVAL;
-		} else if (a.n == 1) {
-			a.count = strtoul(arg, &end, 10);
-			if (*end || end == arg || errno || !a.count || *arg == '-')
-				return fail_usage("dirty", "'%s' is no count", arg), EINVAL;
-		} else {
-			return fail_usage("dirty", "'%s' is not expected", arg), EINVAL;
-		}
-		a.n++;
-		return 0;
+		return parse_every("dirty", a.n++, arg, &a.interval_ns, &a.count);
 	}
 	return ARGP_ERR_UNKNOWN;
 }
@@ -244,24 +227,16 @@ static int load(bool fentry)
 
 static int start(void)
 {
-	bool fentry = has_func("kvm", "mark_page_dirty_in_slot");
-	int err = -ENOENT;
+	bool fentry = hook_fentry("kvm", "mark_page_dirty_in_slot");
+	int err;
 
+	if (!fentry && !hook_tp_btf("kvm_page_fault"))
+		return fail(E_ENV, "see kvmext doctor",
+			    "this kernel has neither fentry for KVM nor kvm_page_fault");
+	source = fentry ? "the dirty log (fentry/mark_page_dirty_in_slot)" :
+			  "write faults (tp_btf/kvm_page_fault), first touches among them";
 	log_clear();
-	if (fentry) {
-		err = load(true);
-		source = "the dirty log (fentry/mark_page_dirty_in_slot)";
-	}
-	if (err) {
-		if (fentry)
-			dirty_bpf__destroy(skel);
-		if (!has_tracepoint("kvm_page_fault"))
-			return fail(E_ENV, "see kvmext doctor",
-				    "this kernel has neither fentry for KVM nor kvm_page_fault");
-		log_clear();
-		err = load(false);
-		source = "write faults (tp_btf/kvm_page_fault), first touches among them";
-	}
+	err = load(fentry);
 	if (err)
 		return fail(err == -EPERM ? E_PRIV : E_REFUSED, "-v shows why",
 			    "cannot load the programs that see dirty pages: %s", strerror(-err));
@@ -387,7 +362,7 @@ static void print_map(const struct map *m)
 
 	printf("VM %u: pages dirtied, a row for %lu pages (%.4g MiB), a column for %.4g s, '%s' is "
 	       "%lu\n",
-	       m->tgid, pages, pages / 256.0, a.interval, shade[shades - 1], m->max);
+	       m->tgid, pages, pages / 256.0, a.interval_ns / 1e9, shade[shades - 1], m->max);
 	for (int r = 0; r < m->rows; r++) {
 		printf("gfn %#12lx |", m->first[r]);
 		for (int c = 0; c < m->cols; c++) {
@@ -546,7 +521,7 @@ static int picture(void)
 	for (const char *p = a.png; *p; p++)
 		fputs(*p == '\'' ? "''" : (char[]){ *p, 0 }, f);
 	fprintf(f, "'\nset title 'VM %u: pages dirtied'\nset xlabel 'interval of %g s'\n", m.tgid,
-		a.interval);
+		a.interval_ns / 1e9);
 	fprintf(f, "set ylabel 'gfn'\nset xrange [-0.5:%g]\nset yrange [-0.5:%g]\nset ytics (",
 		m.cols - 0.5, m.rows - 0.5);
 	for (int r = 0; r < m.rows; r++)
@@ -584,7 +559,7 @@ int cmd_dirty(int argc, char **argv)
 		ret = fail(E_ENV, "run: apt install gnuplot-nox",
 			   "gnuplot, which draws the picture, is not installed");
 	if (ret == OK)
-		ret = watch_ready();
+		ret = need_kvm();
 	if (ret == OK && a.vm)
 		ret = need_vm(a.vm);
 	if (ret == OK)
@@ -599,7 +574,7 @@ int cmd_dirty(int argc, char **argv)
 	t = clock_ns();
 	say("source: %s", source);
 	while (!stopped) {
-		struct timespec ts = { a.interval, 1e9 * (a.interval - (long)a.interval) };
+		struct timespec ts = { a.interval_ns / 1000000000, a.interval_ns % 1000000000 };
 		uint64_t now, ns;
 		bool last;
 

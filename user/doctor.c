@@ -94,8 +94,11 @@ static void check_figures(void)
 		return;
 	for (int i = 0; i < nr_figures; i++) {
 		const char *how = NULL;
-		bool has = figure_hook(&figures[i], &how) != HOOK_NONE;
+		enum hook hook = figure_hook(&figures[i], &how);
+		bool has = hook != HOOK_NONE;
 
+		if (hook == HOOK_NOT_HERE)
+			continue;
 		note(str("figure: %s", figures[i].name),
 		     has ? str("%s", how) : str("no %s", how ? how : "tracepoint kvm_exit"),
 		     has ? NULL : str("%s cannot show it here", figures[i].verbs), true);

@@ -161,6 +161,29 @@ bool kill_switch_on(void)
 	return c == 'N' || c == '0';
 }
 
+error_t parse_every(const char *cmd, int n, const char *arg, uint64_t *ns, unsigned long *count)
+{
+	char *end;
+	double s;
+
+	errno = 0;
+	switch (n) {
+	case 0:
+		s = strtod(arg, &end);
+		if (*end || end == arg || !(s >= 0.1 && s <= 3600))
+			return fail_usage(cmd, "the interval '%s' is not 0.1 to 3600 s", arg),
+			       EINVAL;
+		*ns = s * 1e9;
+		return 0;
+	case 1:
+		*count = strtoul(arg, &end, 10);
+		if (*end || end == arg || errno || !*count || *arg == '-')
+			return fail_usage(cmd, "'%s' is no count", arg), EINVAL;
+		return 0;
+	}
+	return fail_usage(cmd, "'%s' is not expected", arg), EINVAL;
+}
+
 int parse_pid(const char *text, uint32_t *pid)
 {
 	char *end;

@@ -27,6 +27,7 @@ static const struct {
 struct hist_args {
 	struct run run;
 	int what;
+	bool per_vcpu;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -35,6 +36,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct hist_args *a = state->input;
 
 	switch (key) {
+	case OPT_PER_VCPU:
+		a->per_vcpu = true;
+		return 0;
 	case ARGP_KEY_ARG:
 		if (a->what >= 0)
 			return fail_usage("hist", "'%s' is not expected", arg), EINVAL;
@@ -61,40 +65,41 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	return run_option(&a->run, key, arg);
 }
 
-static const struct argp_option options[] = {
-	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },
-	{ "vcpu", OPT_VCPU, "N", 0, "only this vCPU", 0 },
-	{ "reason", OPT_REASON, "NAME", 0, "only exits for this reason, such as cpuid; repeatable",
-	  0 },
-	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
-	{}
-};
+static const struct argp_option options[] = { RUN_OPTIONS,
+					      { "per-vcpu", OPT_PER_VCPU, NULL, 0,
+						"a histogram for each vCPU", 0 },
+					      {} };
 
 struct row {
-	uint64_t key;
+	struct hist_key key;
 	struct hist h;
 };
 
+/* vCPU by vCPU, the most time first; without --per-vcpu all are of one */
 static int by_sum(const void *a, const void *b)
 {
 	const struct row *ra = a, *rb = b;
 
+	if (ra->key.vm != rb->key.vm)
+		return ra->key.vm < rb->key.vm ? -1 : 1;
+	if (ra->key.vcpu != rb->key.vcpu)
+		return ra->key.vcpu < rb->key.vcpu ? -1 : 1;
 	return (ra->h.sum < rb->h.sum) - (ra->h.sum > rb->h.sum);
 }
 
-/* What all CPUs counted, the most time first */
-static int collect(int map, struct row *rows)
+/* What all CPUs counted */
+static int collect(int map, struct row *rows, int max)
 {
 	int cpus = libbpf_num_possible_cpus(), n = 0;
 	struct hist *per_cpu;
-	uint64_t key, *prev = NULL;
+	struct hist_key key, *prev = NULL;
 
 	if (cpus <= 0)
 		return 0;
 	per_cpu = calloc(cpus, sizeof(*per_cpu));
 	if (!per_cpu)
 		abort();
-	for (; n < HIST_KEYS && !bpf_map_get_next_key(map, prev, &key); prev = &rows[n++].key) {
+	for (; n < max && !bpf_map_get_next_key(map, prev, &key); prev = &rows[n++].key) {
 		struct row *r = &rows[n];
 
 		*r = (struct row){ .key = key };
@@ -135,10 +140,12 @@ static void show(const struct hist_args *a, const struct row *r)
 	uint64_t top = 1;
 	int first, last;
 
+	if (a->per_vcpu)
+		printf("%u/%d ", r->key.vm, r->key.vcpu);
 	printf("%s%s%s: %" PRIu64 ", mean %s, longest %s\n", whats[a->what].name,
 	       a->what == W_EXIT ? " " : "",
-	       a->what == W_EXIT ? exit_name(r->key >> 32, r->key) : "", (uint64_t)r->h.n, mean,
-	       max);
+	       a->what == W_EXIT ? exit_name(r->key.reason >> 32, r->key.reason) : "",
+	       (uint64_t)r->h.n, mean, max);
 	free(mean);
 	free(max);
 	bounds(&r->h, &first, &last);
@@ -157,22 +164,34 @@ static void show(const struct hist_args *a, const struct row *r)
 	}
 }
 
-static void json(const struct hist_args *a, const struct row *rows, int n, uint64_t lost)
+static void json(const struct hist_args *a, const struct row *rows, int n,
+		 const struct hist_bpf *skel)
 {
+	static const char *const isas[] = {
+		[ISA_NONE] = "user", [ISA_VMX] = "vmx", [ISA_SVM] = "svm"
+	};
+
 	j_open(NULL, '{');
 	j_str("what", whats[a->what].name);
 	j_real("seconds", run_seconds(&a->run));
-	j_num("lost", lost);
+	j_num("lost", skel->bss->lost);
+	if (a->what == W_EXIT)
+		j_bool("silent", skel->bss->silent);
 	j_open("histograms", '[');
 	for (int i = 0; i < n; i++) {
+		uint64_t reason = rows[i].key.reason;
 		const struct hist *h = &rows[i].h;
 		int first, last;
 
 		j_open(NULL, '{');
 		if (a->what == W_EXIT) {
-			j_str("reason", exit_name(rows[i].key >> 32, rows[i].key));
-			j_num("number", (uint32_t)rows[i].key);
-			j_str("isa", rows[i].key >> 32 == ISA_VMX ? "vmx" : "svm");
+			j_str("reason", exit_name(reason >> 32, reason));
+			j_num("number", (uint32_t)reason);
+			j_str("isa", reason >> 32 < ARRAY_SIZE(isas) ? isas[reason >> 32] : NULL);
+		}
+		if (a->per_vcpu) {
+			j_num("vm", rows[i].key.vm);
+			j_num("vcpu", rows[i].key.vcpu);
 		}
 		j_num("count", h->n);
 		j_num("sum_ns", h->sum);
@@ -212,6 +231,7 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	bpf_program__set_autoload(skel->progs.entry, a->what != W_BLOCK);
 	bpf_program__set_autoload(skel->progs.exit_btf, a->what == W_EXIT && hook == HOOK_TP_BTF);
 	bpf_program__set_autoload(skel->progs.exit_tp, a->what == W_EXIT && hook == HOOK_TP);
+	bpf_program__set_autoload(skel->progs.fpu, a->what == W_EXIT && foreign_kvm());
 	bpf_program__set_autoload(skel->progs.inject, a->what == W_INJECT);
 	bpf_program__set_autoload(skel->progs.waking, a->what == W_WAKEUP);
 	bpf_program__set_autoload(skel->progs.wakeup, a->what == W_WAKEUP);
@@ -219,14 +239,17 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	memcpy((void *)&skel->rodata->filter, &a->run.filter, sizeof(a->run.filter));
 	skel->rodata->want_exit = a->what == W_EXIT;
 	skel->rodata->want_inject = a->what == W_INJECT;
+	skel->rodata->per_vcpu = a->per_vcpu;
+	skel->rodata->foreign = foreign_kvm();
+	if (a->per_vcpu)
+		bpf_map__set_max_entries(skel->maps.hists, HIST_VCPU_KEYS);
 	return OK;
 }
 
 static int hist(struct hist_args *a)
 {
-	static struct row rows[HIST_KEYS];
+	static struct row rows[HIST_VCPU_KEYS];
 	struct hist_bpf *skel;
-	uint64_t lost;
 	int n, ret;
 
 	log_clear();
@@ -247,18 +270,19 @@ static int hist(struct hist_args *a)
 	while (run_on(&a->run, -1))
 		;
 	hist_bpf__detach(skel);
-	n = collect(bpf_map__fd(skel->maps.hists), rows);
-	lost = skel->bss->lost;
+	n = collect(bpf_map__fd(skel->maps.hists), rows, HIST_VCPU_KEYS);
 	if (g.json) {
-		json(a, rows, n, lost);
+		json(a, rows, n, skel);
 	} else {
 		run_end(&a->run);
 		for (int i = 0; i < n; i++)
 			show(a, &rows[i]);
 		say("%s: time %s, over %.1f s", whats[a->what].name, whats[a->what].about,
 		    run_seconds(&a->run));
-		if (lost)
-			fprintf(stderr, "kvmext: %" PRIu64 " times were not counted\n", lost);
+		run_silent(&a->run, skel->bss->silent);
+		if (skel->bss->lost)
+			fprintf(stderr, "kvmext: %" PRIu64 " times were not counted\n",
+				(uint64_t)skel->bss->lost);
 	}
 	hist_bpf__destroy(skel);
 	return OK;

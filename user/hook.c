@@ -18,18 +18,44 @@ static struct btf *vmlinux_btf(void)
 	return btf;
 }
 
-/* In KVM's BTF, which has the kernel's below it, or in that alone. */
-static int find(const char *name, uint32_t kind)
+/* BTF of a module, with the kernel's below it, or of the kernel if it is built in there; kept */
+static struct btf *module_btf(const char *module)
 {
-	struct btf *btf = kvm_btf() ?: vmlinux_btf();
+	static struct {
+		const char *module;
+		struct btf *btf;
+	} known[8];
+	struct btf *base = vmlinux_btf();
+	size_t i;
 
-	return btf ? btf__find_by_name_kind(btf, name, kind) : -ENOENT;
+	if (!strcmp(module, "kvm"))
+		return kvm_btf() ?: base;
+	for (i = 0; i < ARRAY_SIZE(known) && known[i].module; i++)
+		if (!strcmp(known[i].module, module))
+			return known[i].btf;
+	if (i == ARRAY_SIZE(known) || !base)
+		return NULL;
+	known[i].module = module;
+	known[i].btf = btf__load_module_btf(module, base) ?: base;
+	return known[i].btf;
+}
+
+static bool find(const char *module, const char *name, uint32_t kind)
+{
+	struct btf *btf = module_btf(module);
+
+	return btf && btf__find_by_name_kind(btf, name, kind) > 0;
+}
+
+bool hook_type(const char *name)
+{
+	return find("kvm", name, BTF_KIND_STRUCT);
 }
 
 bool hook_tp_btf(const char *name)
 {
 	char *type = str("btf_trace_%s", name);
-	bool has = find(type, BTF_KIND_TYPEDEF) > 0;
+	bool has = find("kvm", type, BTF_KIND_TYPEDEF);
 
 	free(type);
 	return has;
@@ -84,22 +110,23 @@ static bool fentry_works(void)
 	return works;
 }
 
-bool hook_fentry(const char *func)
+bool hook_fentry(const char *module, const char *func)
 {
-	return find(func, BTF_KIND_FUNC) > 0 && fentry_works();
+	return find(module, func, BTF_KIND_FUNC) && fentry_works();
 }
 
-static bool vendor_has(const char *module, const char *type)
+static bool is_loaded(const char *module)
 {
-	struct btf *btf = vmlinux_btf();
-	bool has = btf && btf__find_by_name_kind(btf, type, BTF_KIND_STRUCT) > 0;
+	char *dir = str("/sys/module/%s", module);
+	bool there = !access(dir, F_OK);
 
-	if (has || !btf)
-		return has;
-	btf = btf__load_module_btf(module, btf);
-	has = btf && btf__find_by_name_kind(btf, type, BTF_KIND_STRUCT) > 0;
-	btf__free(btf);
-	return has;
+	free(dir);
+	return there;
+}
+
+bool foreign_kvm(void)
+{
+	return !is_loaded("kvm_amd") && !is_loaded("kvm_intel");
 }
 
 enum hook hook_exit(const char **how)
@@ -113,37 +140,48 @@ enum hook hook_exit(const char **how)
 	if (!hook_tp_btf("kvm_entry"))
 		return HOOK_NONE;
 	for (size_t i = 0; hook_tp_btf("kvm_exit") && i < ARRAY_SIZE(vendor); i++) {
-		char *dir = str("/sys/module/%s", vendor[i][0]);
-		bool there = !access(dir, F_OK);
-
-		free(dir);
-		if (there && vendor_has(vendor[i][0], vendor[i][1])) {
-			*how = str("BTF tracepoint, reason from struct %s", vendor[i][1]);
-			return HOOK_TP_BTF;
-		}
+		if (!is_loaded(vendor[i][0]) || !find(vendor[i][0], vendor[i][1], BTF_KIND_STRUCT))
+			continue;
+		*how = str("BTF tracepoint, reason from struct %s%s", vendor[i][1],
+			   foreign_kvm() ? "; if it is silent, kvm_fpu, for exits to user space" :
+					   "");
+		return HOOK_TP_BTF;
 	}
 	*how = "plain tracepoint";
 	return hook_tp("kvm", "kvm_exit") ? HOOK_TP : HOOK_NONE;
 }
 
+/* As the tracers attach: the first of a figure's points that is there */
 const struct figure figures[] = {
-	{ "exit", "trace exit, hist exit", NULL },
-	{ "fault", "trace fault", "kvm_page_fault" },
-	{ "dirty", "trace dirty", "mark_page_dirty_in_slot" },
-	{ "block", "trace throttle, hist block", "kvm_throttle_block" },
-	{ "inject", "trace irq, hist inject", "kvm_inj_virq" },
-	{ "wakeup", "trace irq, hist wakeup", "kvm_vcpu_wakeup" },
-	{ "policy", "trace policy", "kvm_ext_attach" },
+	{ "exit", "trace exit, hist exit, top", NULL, NULL },
+	{ "fault", "trace fault", NULL, "kvm_page_fault" },
+	{ "dirty", "trace dirty, top; dirty takes write faults", "kvm", "mark_page_dirty_in_slot" },
+	{ "throttle", "trace throttle, hist block, top", NULL, "kvm_throttle_block" },
+	{ "inject", "trace irq, hist inject, top", NULL, "kvm_inj_virq" },
+	{ "injection latency", "top", "kvm_amd", "svm_deliver_interrupt" },
+	{ "injection latency", "top", "kvm_intel", "vmx_deliver_interrupt" },
+	{ "halted", "trace irq, top", NULL, "kvm_vcpu_wakeup" },
+	{ "wake-up latency", "hist wakeup, top", NULL, "sched_waking" },
+	{ "ready", "top", NULL, NULL },
+	{ "policy", "trace policy", NULL, "kvm_ext_attach" },
 };
 const int nr_figures = ARRAY_SIZE(figures);
 
 enum hook figure_hook(const struct figure *f, const char **how)
 {
+	/* The other vendor's */
+	if (f->module && strcmp(f->module, "kvm") && !is_loaded(f->module) &&
+	    !(foreign_kvm() && !strcmp(f->module, "kvm_amd")))
+		return HOOK_NOT_HERE;
+	if (!strcmp(f->name, "ready")) {
+		*how = "the scheduler's run_delay (struct sched_info)";
+		return hook_type("sched_info") ? HOOK_TP_BTF : HOOK_NONE;
+	}
 	if (!f->point)
 		return hook_exit(how);
-	if (!strcmp(f->name, "dirty")) {
+	if (f->module) {
 		*how = str("fentry of %s", f->point);
-		return hook_fentry(f->point) ? HOOK_FENTRY : HOOK_NONE;
+		return hook_fentry(f->module, f->point) ? HOOK_FENTRY : HOOK_NONE;
 	}
 	*how = str("BTF tracepoint %s", f->point);
 	return hook_tp_btf(f->point) ? HOOK_TP_BTF : HOOK_NONE;
@@ -151,12 +189,16 @@ enum hook figure_hook(const struct figure *f, const char **how)
 
 int need_kvm(void)
 {
-	if (access("/sys/kernel/btf/vmlinux", F_OK))
+	int ret = need_privilege();
+
+	if (ret != OK)
+		return ret;
+	if (access("/sys/kernel/btf/vmlinux", R_OK))
 		return fail(E_ENV, "boot a kernel with CONFIG_DEBUG_INFO_BTF",
 			    "this kernel has no BTF");
 	if (access("/sys/module/kvm", F_OK))
 		return fail(E_ENV, "modprobe kvm-amd or kvm-intel", "the kvm module is not loaded");
-	if (!hook_tp_btf("kvm_entry"))
+	if (!hook_tp_btf("kvm_exit") || !hook_tp_btf("kvm_entry"))
 		return fail(E_ENV, "load a kvm module that has BTF of this very kernel",
 			    "this kernel's KVM has no BTF, or no tracepoints");
 	return OK;

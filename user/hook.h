@@ -8,38 +8,44 @@
 #include "bpf/trace.h"
 #include "kvmext.h"
 
-enum hook { HOOK_NONE, HOOK_TP_BTF, HOOK_TP, HOOK_FENTRY };
+enum hook { HOOK_NONE, HOOK_NOT_HERE, HOOK_TP_BTF, HOOK_TP, HOOK_FENTRY };
 
 /* hook_tp_btf - KVM or the kernel has this tracepoint, with BTF */
 bool hook_tp_btf(const char *name);
 bool hook_tp(const char *group, const char *name);
-/* hook_fentry - KVM or the kernel has this function, and programs can be put there */
-bool hook_fentry(const char *func);
+/* hook_fentry - the module or the kernel has this function, and programs can be put there */
+bool hook_fentry(const char *module, const char *func);
+/* hook_type - KVM or the kernel has this struct */
+bool hook_type(const char *name);
+/* foreign_kvm - neither vendor's module: kvm_exit may be silent (bpf/watch.bpf.h) */
+bool foreign_kvm(void);
 /* hook_exit - how to learn why a vCPU exited; @how is for people */
 enum hook hook_exit(const char **how);
-/* need_kvm - E_ENV with the reason if KVM cannot be traced here */
+/* need_kvm - OK, or why KVM cannot be traced here, reported */
 int need_kvm(void);
 
 /**
  * struct figure - something that the tracers show
  * @name: of it
  * @verbs: what shows it
+ * @module: whose function @point is; NULL: a tracepoint
  * @point: its attach point, or NULL if there is more to it
  */
 struct figure {
 	const char *name;
 	const char *verbs;
+	const char *module;
 	const char *point;
 };
 
 extern const struct figure figures[];
 extern const int nr_figures;
-/* figure_hook - the best way to it that this kernel has */
+/* figure_hook - the best way to it that this kernel has; HOOK_NOT_HERE: of other machines */
 enum hook figure_hook(const struct figure *f, const char **how);
 
 /* --- run.c: what trace and hist do alike --- */
 
-enum { OPT_REASON = 0x200, OPT_MIN_US, OPT_FOR, OPT_PERFETTO, OPT_BUFFER };
+enum { OPT_REASON = 0x200, OPT_MIN_US, OPT_FOR, OPT_PERFETTO, OPT_BUFFER, OPT_PER_VCPU };
 
 /**
  * struct run - options of a tracer's run
@@ -54,6 +60,20 @@ struct run {
 	uint64_t ns;
 	const char *reason[REASONS_MAX];
 };
+
+/* Of both */
+#define RUN_OPTIONS                                                                        \
+	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },            \
+		{ "vcpu", OPT_VCPU, "N", 0, "only this vCPU", 0 },                         \
+		{ "reason",                                                                \
+		  OPT_REASON,                                                              \
+		  "NAME",                                                                  \
+		  0,                                                                       \
+		  "only exits for this reason, such as cpuid; repeatable",                 \
+		  0 },                                                                     \
+	{                                                                                  \
+		"for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 \
+	}
 
 /* run_option - understand --vm, --vcpu, --reason, --min-us or --for */
 error_t run_option(struct run *r, int key, const char *arg);
@@ -72,9 +92,10 @@ bool run_on(struct run *r, int fd);
 /* run_end - say why it ended if it is not what was asked for */
 void run_end(const struct run *r);
 double run_seconds(const struct run *r);
+/* run_silent - say how a KVM whose kvm_exit is silent is shown, if that was so */
+void run_silent(const struct run *r, uint64_t exits);
 /* load_error - report that the programs were not loaded */
 int load_error(const char *cmd);
-uint64_t mono_ns(void);
 /* is_vmm - whether the process has a VM; remembered for a second */
 bool is_vmm(uint32_t pid);
 

@@ -135,6 +135,19 @@ void printable(char *s, const char *keep);
 char *str(const char *fmt, ...) __printf(1, 2);
 /* nearest - the one of @n names that @s may have meant, or NULL */
 const char *nearest(const char *s, const char *const *names, int n);
+/**
+ * parse_every - the arguments [INTERVAL [COUNT]]
+ * @cmd: the command
+ * @n: which one it is, from 0
+ * @arg: its text
+ * @ns: INTERVAL
+ * @count: COUNT
+ *
+ * Return: 0, or EINVAL, which is then already reported.
+ */
+error_t parse_every(const char *cmd, int n, const char *arg, uint64_t *ns, unsigned long *count);
+/* clock_ns - CLOCK_MONOTONIC */
+uint64_t clock_ns(void);
 /* duration - nanoseconds for people */
 char *duration(uint64_t ns);
 
@@ -496,6 +509,7 @@ enum vms_hook_id {
 	HOOK_DESTROY,
 	HOOK_ASK,
 	HOOK_BLOCK,
+	HOOK_RUN,
 	HOOKS,
 };
 
@@ -588,6 +602,7 @@ struct vm {
  * @at_ns: CLOCK_MONOTONIC
  * @took_ns: length of the interval
  * @lost: exits of vCPUs for which there was no room
+ * @silent: this KVM does not tell its exits; these are those to user space
  */
 struct vms {
 	struct vm *vm;
@@ -597,6 +612,7 @@ struct vms {
 	uint64_t at_ns;
 	uint64_t took_ns;
 	uint64_t lost;
+	bool silent;
 };
 
 /* vms_open - attach the programs; OK or the code of what was reported */
@@ -608,12 +624,6 @@ const struct vms *vms_read(void);
 const char *vms_hook(enum vms_hook_id h);
 /* vms_has - can this figure be had here? */
 bool vms_has(enum vms_figure f);
-/* watch_ready - OK, or why KVM cannot be watched here, reported */
-int watch_ready(void);
-/* has_func, has_tracepoint - is it in the BTF of KVM or the kernel? @module may be NULL */
-bool has_func(const char *module, const char *name);
-bool has_tracepoint(const char *name);
-uint64_t clock_ns(void);
 
 /* --- pin.c: what outlives the tool --- */
 

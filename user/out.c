@@ -4,6 +4,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <time.h>
 
 static const char *const code_names[] = {
 	[OK] = "ok",
@@ -211,6 +212,14 @@ const char *nearest(const char *s, const char *const *names, int n)
 		}
 	}
 	return best;
+}
+
+uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
 char *duration(uint64_t ns)

@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 /* The tool looks for events, the clock and the VM at least so often. */
@@ -18,14 +17,6 @@ static volatile sig_atomic_t stopped;
 static int vm_fd = -1;
 static bool vm_gone;
 static uint64_t begun;
-
-uint64_t mono_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
 
 static bool positive(const char *text, double max, double *val)
 {
@@ -81,7 +72,7 @@ bool is_vmm(uint32_t pid)
 		uint64_t ns;
 	} known[64];
 	size_t i = pid % ARRAY_SIZE(known);
-	uint64_t now = mono_ns();
+	uint64_t now = clock_ns();
 
 	/* A VM's file is not opened and closed all the time. */
 	if (!known[i].ns || known[i].pid != pid || now - known[i].ns > 1000000000) {
@@ -130,9 +121,7 @@ int run_ready(struct run *r)
 	struct sigaction sa = { .sa_handler = stop };
 	int ret;
 
-	ret = need_privilege();
-	if (ret == OK)
-		ret = need_kvm();
+	ret = need_kvm();
 	if (ret == OK) {
 		/* The names before the events; without them there are numbers. */
 		exit_names_load();
@@ -151,7 +140,7 @@ int run_ready(struct run *r)
 
 void run_begin(const struct run *r)
 {
-	begun = mono_ns();
+	begun = clock_ns();
 	if (r->ns)
 		say("%s: watching for %s", r->cmd, duration(r->ns));
 	else
@@ -165,7 +154,7 @@ bool run_on(struct run *r, int fd)
 	int ms = LOOK_MS;
 
 	if (!stopped && r->ns) {
-		uint64_t run = mono_ns() - begun, left = run < r->ns ? r->ns - run : 0;
+		uint64_t run = clock_ns() - begun, left = run < r->ns ? r->ns - run : 0;
 
 		if (!left)
 			stopped = 1;
@@ -183,13 +172,23 @@ bool run_on(struct run *r, int fd)
 double run_seconds(const struct run *r)
 {
 	(void)r;
-	return (mono_ns() - begun) / 1e9;
+	return (clock_ns() - begun) / 1e9;
 }
 
 void run_end(const struct run *r)
 {
 	if (vm_gone)
 		say("VM %u has exited", r->filter.vm);
+}
+
+void run_silent(const struct run *r, uint64_t exits)
+{
+	if (!exits)
+		return;
+	fflush(stdout);
+	fprintf(stderr,
+		"kvmext: %s: this KVM does not tell its exits: these are those to user space\n",
+		r->cmd);
 }
 
 int load_error(const char *cmd)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext top: VMs and vCPUs live, full-screen, as lines or as JSON. */
-#include "kvmext.h"
+#include "hook.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -48,8 +48,6 @@ static volatile sig_atomic_t stopped;
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	const char *near;
-	char *end;
-	double s;
 
 	(void)state;
 	switch (key) {
@@ -77,23 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 				  near ? ", did you mean '" : "", near ?: "", near ? "'?" : ""),
 		       EINVAL;
 	case ARGP_KEY_ARG:
-		errno = 0;
-		if (!a.n) {
-			s = strtod(arg, &end);
-			if (*end || end == arg || !(s >= 0.1 && s <= 3600))
-				return fail_usage("top", "the interval '%s' is not 0.1 to 3600 s",
-						  arg),
-				       EINVAL;
-			a.interval_ns = s * 1e9;
-		} else if (a.n == 1) {
-			a.count = strtoul(arg, &end, 10);
-			if (*end || end == arg || errno || !a.count || *arg == '-')
-				return fail_usage("top", "'%s' is no count", arg), EINVAL;
-		} else {
-			return fail_usage("top", "'%s' is not expected", arg), EINVAL;
-		}
-		a.n++;
-		return 0;
+		return parse_every("top", a.n++, arg, &a.interval_ns, &a.count);
 	}
 	return ARGP_ERR_UNKNOWN;
 }
@@ -441,6 +423,8 @@ static void line(const struct vms *s, const struct row *r, int skip, char *to, s
 		to[--len] = 0;
 }
 
+static const char silent_note[] = "this KVM tells only its exits to user space";
+
 /* --- lines and JSON -------------------------------------------------------------- */
 
 static void batch(const struct vms *s)
@@ -455,6 +439,8 @@ static void batch(const struct vms *s)
 	printf("%s  %d VMs, %d vCPUs", when, s->nr_vms, s->nr_vcpus);
 	if (s->lost)
 		printf(", %lu exits of vCPUs beyond the room for them", s->lost);
+	if (s->silent)
+		printf(", %s", silent_note);
 	putchar('\n');
 	r = rows(s, false, &n);
 	line(s, NULL, 0, text, sizeof(text));
@@ -535,6 +521,7 @@ static void json(const struct vms *s)
 		[HOOK_INJECT] = "inject", [HOOK_WAKEUP] = "wakeup",   [HOOK_HALT] = "halt",
 		[HOOK_WAKING] = "waking", [HOOK_ACCEPT] = "accept",   [HOOK_DIRTY] = "dirty",
 		[HOOK_ASK] = "ask",	  [HOOK_DESTROY] = "destroy", [HOOK_BLOCK] = "block",
+		[HOOK_RUN] = NULL,
 	};
 	const struct row *r;
 	struct row *all;
@@ -545,9 +532,12 @@ static void json(const struct vms *s)
 	j_num("at_ns", s->at_ns);
 	j_num("interval_ns", s->took_ns);
 	j_num("lost", s->lost);
+	j_bool("silent", s->silent);
 	j_open("hooks", '{');
+	j_str("exit", s->silent ? vms_hook(HOOK_RUN) : "tp_btf/kvm_exit");
 	for (int i = 0; i < HOOKS; i++)
-		j_str(names[i], vms_hook(i));
+		if (names[i])
+			j_str(names[i], vms_hook(i));
 	j_close('}');
 	j_open("vms", '[');
 	for (r = all; r < all + n;) {
@@ -694,6 +684,8 @@ static void draw(const struct vms *s)
 			 s->lost);
 		put(y++, A_BOLD, text);
 	}
+	if (s->silent)
+		put(y++, A_BOLD, silent_note);
 	if (sc.help) {
 		for (size_t i = 0; i < ARRAY_SIZE(help) && y < LINES - 1; i++)
 			put(y++, A_NORMAL, help[i]);
@@ -914,7 +906,7 @@ int cmd_top(int argc, char **argv)
 
 	ret = parse_args(argc, argv, options, parse, "[INTERVAL [COUNT]]", doc, NULL);
 	if (ret == OK)
-		ret = watch_ready();
+		ret = need_kvm();
 	if (ret == OK && a.vm)
 		ret = need_vm(a.vm);
 	if (ret == OK)

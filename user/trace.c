@@ -45,9 +45,10 @@ static const struct {
 	const char *prog;
 	enum group group;
 	const char *point;
-	bool function;
+	bool function; /* of kvm */
 } progs[] = {
 	{ "user_exit", G_EXIT, "kvm_userspace_exit", false },
+	{ "fpu", G_EXIT, "kvm_fpu", false },
 	{ "thread_exit", G_EXIT, "sched_process_exit", false },
 	{ "fault", G_FAULT, "kvm_page_fault", false },
 	{ "dirty_fentry", G_DIRTY, "mark_page_dirty_in_slot", true },
@@ -131,12 +132,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option options[] = {
-	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },
-	{ "vcpu", OPT_VCPU, "N", 0, "only this vCPU", 0 },
-	{ "reason", OPT_REASON, "NAME", 0, "only exits for this reason, such as cpuid; repeatable",
-	  0 },
+	RUN_OPTIONS,
 	{ "min-us", OPT_MIN_US, "N", 0, "only what took N microseconds or more", 0 },
-	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
 	{ "perfetto", OPT_PERFETTO, "FILE", 0,
 	  "write a trace for ui.perfetto.dev and chrome://tracing", 0 },
 	{ "buffer", OPT_BUFFER, "KIB", 0, "of the events that wait for the tool (4096)", 0 },
@@ -180,7 +177,7 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 		FIELD("reason", TEXT, exit_name(a[0] >> 32, a[0]), 0);
 		if (a[1] == USER_NO_REASON)
 			FIELD("user", TEXT, "signal", 0);
-		else if (a[1])
+		else if (a[1] && a[0] >> 32 != ISA_NONE)
 			FIELD("user", TEXT, exit_name(ISA_NONE, a[1] - 1), 0);
 		break;
 	case EV_FAULT:
@@ -430,8 +427,11 @@ static unsigned int choose(const struct tracer *t, struct trace_bpf *skel, enum 
 			if (progs[i].group != (enum group)grp)
 				continue;
 			p = bpf_object__find_program_by_name(skel->obj, progs[i].prog);
-			there = progs[i].function ? hook_fentry(progs[i].point) :
+			there = progs[i].function ? hook_fentry("kvm", progs[i].point) :
 						    hook_tp_btf(progs[i].point);
+			/* What only a KVM of its own kind needs */
+			if (p == skel->progs.fpu && !foreign_kvm())
+				continue;
 			bpf_program__set_autoload(p, there && (grp != G_EXIT || any));
 			if (there && grp != G_EXIT)
 				any = true;
@@ -462,6 +462,7 @@ static struct trace_bpf *open_skel(const struct tracer *t)
 		return NULL;
 	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(p, false);
 	memcpy((void *)&skel->rodata->filter, &t->run.filter, sizeof(t->run.filter));
+	skel->rodata->foreign = foreign_kvm();
 	skel->rodata->want_exit = t->groups & 1 << G_EXIT;
 	skel->rodata->wake_bytes = t->buffer_kib * 1024 / 4;
 	bpf_map__set_max_entries(skel->maps.events, t->buffer_kib * 1024);
@@ -501,8 +502,6 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 {
 	uint64_t lost[G_NR] = {}, all = 0;
 	double s = run_seconds(&t->run);
-	/* A KVM may have these tracepoints and never call them. */
-	bool silent = t->groups & 1 << G_EXIT && !t->per_group[G_EXIT] && skel->bss->silent;
 
 	for (int i = 0; i < EV_NR; i++) {
 		lost[types[i].group] += skel->bss->lost[i];
@@ -514,8 +513,7 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 		j_real("seconds", s);
 		j_num("events", t->shown);
 		j_num("lost", all);
-		if (silent)
-			j_num("silent_exits", skel->bss->silent);
+		j_bool("silent", skel->bss->silent);
 		for (int i = 0; i < G_NR; i++) {
 			if (!(t->groups & 1 << i))
 				continue;
@@ -532,11 +530,7 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 	    t->perfetto ? "; open in ui.perfetto.dev or chrome://tracing: " : "",
 	    t->perfetto ? t->perfetto : "");
 	fflush(stdout);
-	if (silent)
-		fprintf(stderr,
-			"kvmext: no exit can be shown: this KVM went to user space %" PRIu64
-			" times, and kvm_entry and kvm_exit were silent\n",
-			(uint64_t)skel->bss->silent);
+	run_silent(&t->run, skel->bss->silent);
 	if (all)
 		fprintf(stderr,
 			"kvmext: %" PRIu64 " events were lost; filter more, or give --buffer KIB\n",
@@ -575,7 +569,7 @@ static int trace(struct tracer *t)
 		ret = fail(E_REFUSED, "-v shows why", "no program of trace could be attached");
 	if (ret != OK)
 		goto out;
-	t->begun = mono_ns();
+	t->begun = clock_ns();
 	run_begin(&t->run);
 	if (g.json && !t->perfetto) {
 		j_open(NULL, '{');

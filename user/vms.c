@@ -4,7 +4,7 @@
  * BTF.  What comes is met by its first exit; what goes is let go, and its slot
  * used again.
  */
-#include "kvmext.h"
+#include "hook.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -50,6 +50,7 @@ static const struct {
 	{ "top_destroy", HOOK_DESTROY, "kvm", "kvm_arch_vcpu_destroy" },
 	{ "top_ask", HOOK_ASK, NULL, "kvm_throttle_ask" },
 	{ "top_block", HOOK_BLOCK, NULL, "kvm_throttle_block" },
+	{ "top_fpu", HOOK_RUN, NULL, "kvm_fpu" },
 };
 
 static char *hook_text[HOOKS];
@@ -59,81 +60,8 @@ static size_t slots_size;
 static struct vcpu_priv *privs[TOP_VCPUS];
 static struct vms vms;
 
-uint64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
-}
-
-/* BTF of a module, or of the kernel if it is built in there; kept */
-static struct btf *module_btf(const char *module)
-{
-	static struct {
-		const char *module;
-		struct btf *btf;
-	} known[4];
-	struct btf *base;
-	size_t i;
-
-	if (!module || !strcmp(module, "kvm"))
-		return kvm_btf();
-	for (i = 0; i < ARRAY_SIZE(known) && known[i].module; i++)
-		if (!strcmp(known[i].module, module))
-			return known[i].btf;
-	if (i == ARRAY_SIZE(known) || !kvm_btf())
-		return NULL;
-	known[i].module = module;
-	base = (struct btf *)btf__base_btf(kvm_btf());
-	/* KVM is built in, or its vendor module is one too */
-	known[i].btf = base ? btf__load_module_btf(module, base) : kvm_btf();
-	return known[i].btf;
-}
-
-bool has_func(const char *module, const char *name)
-{
-	struct btf *btf = module_btf(module);
-
-	return btf && btf__find_by_name_kind(btf, name, BTF_KIND_FUNC) > 0;
-}
-
-bool has_tracepoint(const char *name)
-{
-	char *type = str("btf_trace_%s", name);
-	bool has = kvm_btf() && btf__find_by_name_kind(kvm_btf(), type, BTF_KIND_TYPEDEF) > 0;
-
-	free(type);
-	return has;
-}
-
-int watch_ready(void)
-{
-	int ret = need_privilege();
-
-	if (ret != OK)
-		return ret;
-	if (access("/sys/kernel/btf/vmlinux", R_OK))
-		return fail(E_ENV, "boot a kernel with CONFIG_DEBUG_INFO_BTF",
-			    "this kernel has no BTF");
-	if (access("/sys/module/kvm", F_OK))
-		return fail(E_ENV, "modprobe kvm-amd or kvm-intel", "the kvm module is not loaded");
-	if (!kvm_btf())
-		return fail(E_ENV, "see kvmext doctor",
-			    "the kvm module that is loaded has no BTF of this kernel");
-	if (!has_tracepoint("kvm_exit") || !has_tracepoint("kvm_entry"))
-		return fail(E_ENV, "see kvmext doctor",
-			    "this kernel's KVM has no tracepoints kvm_exit and kvm_entry");
-	return OK;
-}
-
-static bool is_fentry(const struct bpf_program *p)
-{
-	return !strncmp(bpf_program__section_name(p), "fentry/", 7);
-}
-
-/* Load what this kernel has; one that refuses fentry is asked again without. */
-static int load(bool fentry)
+/* Load what this kernel has. */
+static int load(void)
 {
 	struct bpf_program *p;
 
@@ -141,11 +69,16 @@ static int load(bool fentry)
 	if (!skel)
 		return -errno;
 	for (size_t i = 0; i < ARRAY_SIZE(hooks); i++) {
+		bool has;
+
 		p = bpf_object__find_program_by_name(skel->obj, hooks[i].prog);
-		bpf_program__set_autoload(p, is_fentry(p) ? fentry && has_func(hooks[i].module,
-									       hooks[i].name) :
-							    has_tracepoint(hooks[i].name));
+		has = hooks[i].module ? hook_fentry(hooks[i].module, hooks[i].name) :
+					hook_tp_btf(hooks[i].name);
+		if (hooks[i].hook == HOOK_RUN)
+			has = has && foreign_kvm();
+		bpf_program__set_autoload(p, has);
 	}
+	skel->rodata->foreign = foreign_kvm();
 	return top_bpf__load(skel);
 }
 
@@ -176,16 +109,11 @@ int vms_open(void)
 {
 	int err, ret;
 
-	ret = watch_ready();
+	ret = need_kvm();
 	if (ret != OK)
 		return ret;
 	log_clear();
-	err = load(true);
-	if (err) {
-		top_bpf__destroy(skel);
-		log_clear();
-		err = load(false);
-	}
+	err = load();
 	if (err)
 		return fail(err == -EPERM ? E_PRIV : E_REFUSED, "-v shows why",
 			    "cannot load the programs that count: %s", strerror(-err));
@@ -216,7 +144,7 @@ bool vms_has(enum vms_figure f)
 	case F_HALTED_NS:
 		return hook_text[HOOK_WAKEUP];
 	case F_READY_NS:
-		return btf__find_by_name_kind(kvm_btf(), "sched_info", BTF_KIND_STRUCT) > 0;
+		return hook_type("sched_info");
 	case F_BLOCKED_NS:
 		return hook_text[HOOK_BLOCK];
 	case F_DIRTY:
@@ -230,7 +158,8 @@ bool vms_has(enum vms_figure f)
 		return hook_text[HOOK_ACCEPT] && hook_text[HOOK_INJECT];
 	case F_WAKE_N:
 	case F_WAKE_NS:
-		return hook_text[HOOK_WAKING];
+		/* The end of it is an entry. */
+		return hook_text[HOOK_WAKING] && !vms.silent;
 	case F_ASKS:
 	case F_BLOCKS:
 		return hook_text[HOOK_ASK];
@@ -250,14 +179,16 @@ static void copy(struct top_vcpu *to, const struct top_vcpu *from)
 	}
 }
 
-/* HLT, by the vendors' numbers */
+/* HLT, by the vendors' numbers; KVM_EXIT_HLT */
 static bool is_halt(const struct top_vcpu *s)
 {
-	return s->isa == TOP_ISA_SVM ? s->last == 0x78 : s->last == 12;
+	static const uint64_t halts[] = { [ISA_NONE] = 5, [ISA_VMX] = 12, [ISA_SVM] = 0x78 };
+
+	return s->isa < ARRAY_SIZE(halts) && s->last == halts[s->isa];
 }
 
 /* What a slot says, with what is under way up to @now */
-static void figures(const struct top_vcpu *s, uint64_t now, uint64_t f[FIGURES])
+static void count(const struct top_vcpu *s, uint64_t now, uint64_t f[FIGURES])
 {
 	f[F_EXITS] = 0;
 	for (int i = 0; i < TOP_REASONS; i++)
@@ -353,7 +284,7 @@ static void read_slot(uint32_t slot, struct vcpu *v)
 
 	copy(&p->seen, &slots[slot]);
 	*v = (struct vcpu){ .tgid = p->seen.tgid, .id = p->seen.id, .tid = p->seen.tid, .priv = p };
-	figures(&p->seen, vms.at_ns, f);
+	count(&p->seen, vms.at_ns, f);
 	for (int i = 0; i < FIGURES; i++) {
 		/* What is under way is measured again when it is over, and may be less. */
 		if (f[i] < p->was[i])
@@ -424,6 +355,7 @@ const struct vms *vms_read(void)
 	vms.took_ns = now - vms.at_ns;
 	vms.at_ns = now;
 	vms.lost = skel->bss->lost;
+	vms.silent = skel->rodata->foreign && !skel->bss->spoke && skel->bss->next_slot;
 	vms.nr_vcpus = 0;
 	if (used > TOP_VCPUS)
 		used = TOP_VCPUS;
