@@ -16965,7 +16965,8 @@ enum kvm_ext_exit_kind {
 
 enum kvm_ext_table_id {
 	KVM_EXT_THROTTLE = 0,
-	KVM_EXT_NR_TABLES = 1,
+	KVM_EXT_IRQ = 1,
+	KVM_EXT_NR_TABLES = 2,
 };
 
 enum kvm_gfn_range_filter {
@@ -16992,6 +16993,21 @@ enum kvm_governed_features {
 enum kvm_intr_type {
 	KVM_HANDLING_IRQ = 1,
 	KVM_HANDLING_NMI = 2,
+};
+
+enum kvm_irq_run {
+	KVM_IRQ_RUN_ON = 0,
+	KVM_IRQ_RUN_PREEMPTED = 1,
+	KVM_IRQ_RUN_HALTED = 2,
+	KVM_IRQ_RUN_OFF = 3,
+};
+
+enum kvm_irq_vcpu_state {
+	KVM_IRQ_IN_GUEST = 1,
+	KVM_IRQ_LOADED = 2,
+	KVM_IRQ_PREEMPTED = 4,
+	KVM_IRQ_HALTED = 8,
+	KVM_IRQ_READY = 16,
 };
 
 enum kvm_irqchip_mode {
@@ -43233,7 +43249,38 @@ struct bpf_struct_ops_desc {
 
 struct kvm;
 
+struct kvm_irq_ctx;
+
 struct kvm_vcpu;
+
+struct kvm_irq_ops {
+	u32 vm;
+	u32 flags;
+	char name[32];
+	s32 (*route)(struct kvm *, const struct kvm_irq_ctx *);
+	void (*run)(struct kvm *, struct kvm_vcpu *, u32);
+	s32 (*resteer)(struct kvm *, struct kvm_vcpu *, u32);
+	void (*end)(struct kvm *);
+};
+
+struct bpf_struct_ops_kvm_irq_ops {
+	struct bpf_struct_ops_common_value common;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	struct kvm_irq_ops data;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+};
 
 struct kvm_throttle_round;
 
@@ -80043,12 +80090,25 @@ struct kvm_throttle_vm {
 	u64 last_dirty;
 };
 
+struct kvm_irq_vm {
+	struct irq_work kick;
+	struct delayed_work steer;
+	struct xarray posted;
+	struct task_struct *steerer;
+	struct kvm_vcpu *pick;
+	u64 last;
+	u64 steers;
+	u64 moved;
+	bool dead;
+};
+
 struct kvm_ext_policy;
 
 struct kvm_ext_vm {
-	struct kvm_ext_policy *policy[1];
+	struct kvm_ext_policy *policy[2];
 	struct kvm_ext_policy *caller;
 	struct kvm_throttle_vm throttle;
+	struct kvm_irq_vm irq;
 };
 
 struct kvm_stat_data___2;
@@ -80489,10 +80549,17 @@ struct kvm_throttle_vcpu {
 	u64 last_end;
 };
 
+struct kvm_irq_vcpu {
+	u64 since;
+	atomic64_t routed;
+	atomic64_t kept;
+};
+
 struct kvm_ext_vcpu {
 	struct kvm_ext_policy *caller;
 	bool atomic;
 	struct kvm_throttle_vcpu throttle;
+	struct kvm_irq_vcpu irq;
 };
 
 struct kvm_fpu {
@@ -80728,6 +80795,29 @@ struct kvm_irq_ack_notifier {
 	struct hlist_node link;
 	unsigned int gsi;
 	void (*irq_acked)(struct kvm_irq_ack_notifier *);
+};
+
+struct kvm_irq_ctx {
+	u32 nr;
+	s32 own;
+	u32 vector;
+	u32 dest_id;
+	u32 flags;
+};
+
+struct kvm_irq_ask {
+	struct kvm_irq_ctx ctx;
+	struct kvm_ext_policy *policy;
+	struct kvm_vcpu *vcpu[32];
+};
+
+struct kvm_irq_candidate {
+	u64 since_ns;
+	u32 vcpu_id;
+	u32 vcpu_idx;
+	s32 cpu;
+	u32 state;
+	u32 pending;
 };
 
 struct kvm_irq_level {
@@ -115342,6 +115432,10 @@ struct trace_event_data_offsets_kvm_ioapic_delayed_eoi_inj {};
 
 struct trace_event_data_offsets_kvm_ioapic_set_irq {};
 
+struct trace_event_data_offsets_kvm_irq_resteer {};
+
+struct trace_event_data_offsets_kvm_irq_route {};
+
 struct trace_event_data_offsets_kvm_mmio {};
 
 struct trace_event_data_offsets_kvm_mmu_get_page {};
@@ -118845,6 +118939,30 @@ struct trace_event_raw_kvm_ioapic_set_irq {
 	__u64 e;
 	int pin;
 	bool coalesced;
+	char __data[0];
+};
+
+struct trace_event_raw_kvm_irq_resteer {
+	struct trace_entry ent;
+	pid_t vm;
+	u32 vcpu_id;
+	u32 host_irq;
+	u32 vector;
+	s64 was;
+	char __data[0];
+};
+
+struct trace_event_raw_kvm_irq_route {
+	struct trace_entry ent;
+	pid_t vm;
+	s32 vcpu_id;
+	u32 vector;
+	u32 dest_id;
+	u32 nr;
+	s32 own;
+	s32 answer;
+	u32 flags;
+	u64 seq;
 	char __data[0];
 };
 
@@ -130416,6 +130534,10 @@ typedef void (*btf_trace_kvm_invlpga)(void *, __u64, unsigned int, u64);
 typedef void (*btf_trace_kvm_ioapic_delayed_eoi_inj)(void *, __u64);
 
 typedef void (*btf_trace_kvm_ioapic_set_irq)(void *, __u64, int, bool);
+
+typedef void (*btf_trace_kvm_irq_resteer)(void *, struct kvm_vcpu *, u32, u32, s64);
+
+typedef void (*btf_trace_kvm_irq_route)(void *, struct kvm *, const struct kvm_irq_ctx *, u64, s32, struct kvm_vcpu *);
 
 typedef void (*btf_trace_kvm_mmio)(void *, int, int, u64, void *);
 
