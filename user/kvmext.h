@@ -174,6 +174,8 @@ struct col {
 struct libscols_table *tbl_new(const struct col *cols, int n);
 /* tbl_row - add a line; takes @n strings from malloc, NULL shows as "-" */
 void tbl_row(struct libscols_table *tbl, int n, ...);
+/* tbl_row_of - add a line; copies @n strings */
+void tbl_row_of(struct libscols_table *tbl, int n, char *const *cells);
 void tbl_print(struct libscols_table *tbl);
 
 /* --- value.c: integers with units --- */
@@ -455,7 +457,8 @@ void rec_json(const struct rec *r, const char *skip);
 
 /**
  * struct policy - a loaded policy
- * @instance: NAME, or NAME@PID if it is for one VM
+ * @instance: NAME, or NAME@PID if it is for one VM; TABLE: comes before it but
+ *	for the first table
  * @rec: its line in the state file
  * @link_id: of its link
  * @vm: 0 for every VM
@@ -480,7 +483,8 @@ struct policies {
 /* policies_read - all of them; cleans up behind killed tools first when it can */
 int policies_read(struct policies *ps);
 int policy_find(const struct policies *ps, const char *name, struct policy **p);
-char *instance_name(const char *name, uint32_t vm);
+/* instance_name - as struct policy has it; for a policy of that table */
+char *instance_name(const char *table, const char *name, uint32_t vm);
 
 /**
  * struct inside - the sections of a loaded policy, mapped or copied

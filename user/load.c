@@ -177,7 +177,7 @@ int cmd_load(int argc, char **argv)
 	ret = pins_lock(PINS_WAIT);
 	if (ret != OK)
 		return ret;
-	instance = instance_name(o.name, a.vm);
+	instance = instance_name(o.table->name, o.name, a.vm);
 	if (pins_exists(instance)) {
 		ret = policies_read(&ps);
 		if (ret != OK)

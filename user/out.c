@@ -362,6 +362,15 @@ void tbl_row(struct libscols_table *tbl, int n, ...)
 	va_end(ap);
 }
 
+void tbl_row_of(struct libscols_table *tbl, int n, char *const *cells)
+{
+	struct libscols_line *line = scols_table_new_line(tbl, NULL);
+
+	for (int i = 0; i < n; i++)
+		if (!line || scols_line_set_data(line, i, cells[i]))
+			abort();
+}
+
 void tbl_print(struct libscols_table *tbl)
 {
 	scols_print_table(tbl);

@@ -7,9 +7,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-char *instance_name(const char *name, uint32_t vm)
+char *instance_name(const char *table, const char *name, uint32_t vm)
 {
-	return vm ? str("%s@%u", name, vm) : str("%s", name);
+	char *own = vm ? str("%s@%u", name, vm) : str("%s", name);
+
+	return strcmp(table, tables[0].name) ? str("%s:%s", table, own) : own;
+}
+
+/* The part that names the policy. */
+static const char *bare(const char *instance)
+{
+	const char *colon = strchr(instance, ':');
+
+	return colon ? colon + 1 : instance;
 }
 
 static int match_pin(const char *dir, const char *instance, void *arg)
@@ -37,7 +47,7 @@ static int match_pin(const char *dir, const char *instance, void *arg)
 static int add_pin(const char *dir, const char *instance, void *arg)
 {
 	struct policies *ps = arg;
-	const char *at = strchr(instance, '@');
+	const char *name = bare(instance), *at = strchr(name, '@');
 	struct bpf_link_info info;
 	struct policy *p;
 	struct rec *r;
@@ -53,12 +63,15 @@ static int add_pin(const char *dir, const char *instance, void *arg)
 		abort();
 	r->kind = "policy";
 	r->key[0] = "name";
-	r->val[0] = str("%.*s", at ? (int)(at - instance) : (int)strlen(instance), instance);
+	r->val[0] = str("%.*s", at ? (int)(at - name) : (int)strlen(name), name);
 	r->key[1] = "vm";
 	r->val[1] = str("%s", at ? at + 1 : "0");
 	r->key[2] = "link";
 	r->val[2] = str("%u", info.id);
-	r->n = 3;
+	r->key[3] = "table";
+	r->val[3] = name == instance ? str("%s", tables[0].name) :
+				       str("%.*s", (int)(name - 1 - instance), instance);
+	r->n = 4;
 	p = &ps->p[ps->n++];
 	*p = (struct policy){
 		.instance = str("%s", instance),
@@ -108,13 +121,15 @@ int policies_read(struct policies *ps)
 		abort();
 	for (int i = 0; i < ps->st.n; i++) {
 		const struct rec *r = &ps->st.rec[i];
-		const char *name;
+		const char *name, *table;
 
 		if (!rec_is(r, "policy"))
 			continue;
 		name = rec_str(r, "name");
+		table = rec_str(r, "table");
 		ps->p[ps->n++] = (struct policy){
-			.instance = instance_name(name ? name : "?", rec_u64(r, "vm")),
+			.instance = instance_name(table ? table : tables[0].name, name ? name : "?",
+						  rec_u64(r, "vm")),
 			.rec = r,
 			.link_id = rec_u64(r, "link"),
 			.vm = rec_u64(r, "vm"),
@@ -127,19 +142,34 @@ int policies_read(struct policies *ps)
 int policy_find(const struct policies *ps, const char *name, struct policy **p)
 {
 	const char **names = calloc(ps->n + 1, sizeof(*names)), *near = NULL;
+	char *which = NULL;
+	int n = 0;
 
 	if (!names)
 		abort();
 	for (int i = 0; i < ps->n; i++) {
-		if (!strcmp(ps->p[i].instance, name)) {
+		const char *table = rec_str(ps->p[i].rec, "table");
+		char *full = str("%s:%s", table ? table : tables[0].name, bare(ps->p[i].instance));
+
+		names[i] = ps->p[i].instance;
+		if (!strcmp(full, name) || !strcmp(ps->p[i].instance, name)) {
 			*p = &ps->p[i];
 			return OK;
 		}
-		names[i] = ps->p[i].instance;
+		if (!strcmp(bare(ps->p[i].instance), name)) {
+			*p = &ps->p[i];
+			which = which ? str("%s, %s", which, full) : full;
+			n++;
+		}
 		/* NAME for NAME@PID */
 		if (!strncmp(names[i], name, strlen(name)) && names[i][strlen(name)] == '@')
 			near = names[i];
 	}
+	if (n == 1)
+		return OK;
+	if (n)
+		return fail(E_POLICY, str("say which: %s", which),
+			    "%d policies '%s' are loaded, in different tables", n, name);
 	if (!near)
 		near = nearest(name, names, ps->n);
 	return fail(E_POLICY,

@@ -2,6 +2,7 @@
 /* kvmext status: policies, VMs and vCPUs, with rates over a short sample. */
 #include "kvmext.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <time.h>
@@ -187,6 +188,52 @@ static void show_vm(const struct state *before, const struct state *now, const s
 		tbl_print(tbl);
 }
 
+/* Records of the table named "TABLE_vm" and, after each, "TABLE_vcpu" */
+static bool of_table(const struct rec *r, const struct table *t, const char *what)
+{
+	size_t len = strlen(t->name);
+
+	return !strncmp(r->kind, t->name, len) && r->kind[len] == '_' &&
+	       !strcmp(r->kind + len + 1, what);
+}
+
+/*
+ * What a table other than the first tells of a VM and its vCPUs: whatever it is,
+ * as the kernel names it.  A VM that it has no policy for is left out.
+ */
+static void show_table(const struct state *now, const struct rec *vm, const struct table *t)
+{
+	struct libscols_table *tbl = NULL;
+	const struct rec *r = vm;
+	int n = 0;
+
+	print("VM %lu, %s:", rec_u64(vm, "pid"), t->name);
+	for (int i = 0; i < vm->n; i++)
+		if (strcmp(vm->key[i], "pid"))
+			print(" %s %s", vm->key[i], vm->val[i]);
+	print("\n");
+	/* All but "pid", which comes first; each has the same keys. */
+	while (++r < now->rec + now->n && of_table(r, t, "vcpu") && r->n > 1) {
+		if (!tbl) {
+			struct col cols[ARRAY_SIZE(r->key)];
+
+			n = r->n - 1;
+			for (int i = 0; i < n; i++) {
+				char *key = str("%s", r->key[i + 1]);
+
+				for (char *c = key; *c; c++)
+					*c = toupper(*c);
+				cols[i] = (struct col){ key, true };
+			}
+			tbl = tbl_new(cols, n);
+		}
+		if (r->n - 1 == n)
+			tbl_row_of(tbl, n, r->val + 1);
+	}
+	if (tbl)
+		tbl_print(tbl);
+}
+
 static bool wanted(const struct status_args *a, const struct rec *r)
 {
 	return !a->vm || rec_u64(r, "pid") == a->vm;
@@ -204,6 +251,36 @@ static void show(const struct status_args *a, const struct state *before, const 
 	for (int i = 0; i < ps->st.n; i++)
 		if (rec_is(&ps->st.rec[i], "vm") && wanted(a, &ps->st.rec[i]))
 			show_vm(before, &ps->st, &ps->st.rec[i]);
+	for (int t = 1; t < nr_tables; t++)
+		for (int i = 0; i < ps->st.n; i++)
+			if (of_table(&ps->st.rec[i], &tables[t], "vm") &&
+			    wanted(a, &ps->st.rec[i]) &&
+			    strcmp(rec_str(&ps->st.rec[i], "policy") ?: "-", "-"))
+				show_table(&ps->st, &ps->st.rec[i], &tables[t]);
+}
+
+static void json_table(const struct status_args *a, const struct state *now, const struct table *t)
+{
+	j_open(t->name, '[');
+	for (int i = 0; i < now->n; i++) {
+		const struct rec *r = &now->rec[i];
+		const char *policy = rec_str(r, "policy");
+
+		if (!of_table(r, t, "vm") || !wanted(a, r))
+			continue;
+		j_open(NULL, '{');
+		rec_json(r, " policy vcpus ");
+		j_str("policy", policy && strcmp(policy, "-") ? policy : NULL);
+		j_open("vcpus", '[');
+		while (++r < now->rec + now->n && of_table(r, t, "vcpu")) {
+			j_open(NULL, '{');
+			rec_json(r, " pid ");
+			j_close('}');
+		}
+		j_close(']');
+		j_close('}');
+	}
+	j_close(']');
 }
 
 static void json(const struct status_args *a, const struct state *before, const struct policies *ps)
@@ -252,6 +329,8 @@ static void json(const struct status_args *a, const struct state *before, const 
 		j_close('}');
 	}
 	j_close(']');
+	for (int t = 1; t < nr_tables; t++)
+		json_table(a, now, &tables[t]);
 	j_close('}');
 }
 

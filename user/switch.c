@@ -116,7 +116,7 @@ int cmd_switch(int argc, char **argv)
 			    o.table->name);
 	if (kill_switch_on())
 		return link_error(&o, "switch to", old->vm, -EPERM);
-	instance = instance_name(o.name, old->vm);
+	instance = instance_name(o.table->name, o.name, old->vm);
 	if (strcmp(instance, old->instance) && pins_exists(instance))
 		return fail(E_CONFLICT, str("unload it first: kvmext unload %s", instance),
 			    "a policy '%s' is loaded already", instance);
