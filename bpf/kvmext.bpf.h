@@ -25,6 +25,11 @@
 #ifndef KVM_THROTTLE_F_ANY_VCPU
 #define KVM_THROTTLE_F_ANY_VCPU 1
 #endif
+#ifndef KVM_IRQ_OWN
+#define KVM_IRQ_OWN (-1)
+#define KVM_IRQ_POSTED 1
+#define KVM_IRQ_CANDIDATES 32
+#endif
 
 #define KVMEXT_TAG(text) __attribute__((btf_decl_tag("kvmext:" text)))
 
@@ -95,6 +100,11 @@ extern int kvm_throttle_stat(volatile struct kvm *kvm, u32 vcpu_idx,
 			     struct kvm_throttle_stat *stat__uninit) __ksym;
 extern u32 kvm_throttle_nr_vcpus(volatile struct kvm *kvm) __ksym;
 extern void kvm_throttle_error(volatile struct kvm *kvm, s64 code, const char *msg__str) __ksym;
+
+/* May be called in route() of kvm_irq_ops. */
+extern int kvm_irq_look(const struct kvm_irq_ctx *ctx, u32 i,
+			struct kvm_irq_candidate *c__uninit) __ksym;
+extern void kvm_irq_error(const struct kvm_irq_ctx *ctx, s64 code, const char *msg__str) __ksym;
 
 /* May be called in SEC("syscall") programs. */
 extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;
