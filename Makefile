@@ -162,6 +162,8 @@ test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c tests/bench/*.c t
 # The guest that migrates: an init, so static.
 test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
+# It looks into the maps of top.
+build/tests/tool/vmcrowd: build/bpf/top.skel.h
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)
@@ -222,6 +224,10 @@ bench-migrate: all
 bench-exits: all
 	$(Q)tests/bench/exits.py
 
+bench-trace: all
+	@kernel-patches/setup.sh deps linux-perf bpfcc-tools
+	$(Q)tests/bench/trace.py $(PAIRS:%=--pairs %)
+
 shell: all
 	$(Q)tests/machine/run --shell
 
@@ -272,6 +278,7 @@ help:
 	@echo 'make test-chaos          random actions on running guests, 60 s or SECONDS=N, SEED=N, QEMU_GUEST=1'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
+	@echo 'make bench-trace         what top, trace and hist add to an exit, beside perf and kvm_stat'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
@@ -287,4 +294,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update FORCE
+.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace FORCE

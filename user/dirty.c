@@ -42,6 +42,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			return fail_usage("dirty", "'%s' is no process id", arg), EINVAL;
 		return 0;
 	case OPT_PNG:
+		/* gnuplot reads commands line by line, the name in one of them. */
+		for (const char *p = arg; *p; p++)
+			if ((unsigned char)*p < ' ')
+				return fail_usage("dirty", "a file name with control characters"),
+				       EINVAL;
 		a.png = arg;
 		return 0;
 	case ARGP_KEY_ARG:
@@ -522,16 +527,19 @@ static int picture(void)
 		fputs(*p == '\'' ? "''" : (char[]){ *p, 0 }, f);
 	fprintf(f, "'\nset title 'VM %u: pages dirtied'\nset xlabel 'interval of %g s'\n", m.tgid,
 		a.interval_ns / 1e9);
-	fprintf(f, "set ylabel 'gfn'\nset xrange [-0.5:%g]\nset yrange [-0.5:%g]\nset ytics (",
+	fprintf(f, "set ylabel 'gfn'\nset cblabel 'pages'\nset cbrange [0:%lu]\n", m.max ?: 1);
+	fprintf(f,
+		"set style fill solid noborder\nset xrange [-0.5:%g]\nset yrange [-0.5:%g]\nset ytics (",
 		m.cols - 0.5, m.rows - 0.5);
 	for (int r = 0; r < m.rows; r++)
 		fprintf(f, "%s'%#lx' %d", r ? ", " : "", m.first[r], r);
-	fputs(")\nplot '-' matrix with image notitle\n", f);
-	for (int r = 0; r < m.rows; r++) {
+	/* Boxes: gnuplot draws an image of two rows and columns at least. */
+	fputs(")\nplot '-' using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with boxxyerror "
+	      "linecolor palette notitle\n",
+	      f);
+	for (int r = 0; r < m.rows; r++)
 		for (int c = 0; c < m.cols; c++)
-			fprintf(f, "%lu ", m.n[r][c]);
-		fputc('\n', f);
-	}
+			fprintf(f, "%d %d %lu\n", c, r, m.n[r][c]);
 	fputs("e\n", f);
 	if (pclose(f))
 		return fail(E_INTERNAL, "its own message is above", "gnuplot could not draw %s",

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """Hold what kvmext top --json wrote against what VMs say that they did.
 
-    top_check.py ours|stock TOP TRUTH PID BLOCKED_PID BLOCKED_NS BLOCKS
+    top_check.py ours|stock TOP TRUTH PID BLOCKED_PID BLOCKED_NS BLOCKS RING_TRUTH RING_PID
 
-TOP is top's output, TRUTH that of vmtrue with process id PID.  The last three are
-of a VM that a policy blocked, by the kernel's state file; 0 on stock modules.
+TOP is top's output, TRUTH that of vmtrue with process id PID.  The next three are
+of a VM that a policy blocked, by the kernel's state file; 0 on stock modules; then of a
+second vmtrue, with a dirty ring.
 Prints "ok WHAT" or "bad WHAT: why" lines for the shell to count.
 """
 import json
@@ -13,6 +14,7 @@ import sys
 
 kind, top, truth, pid = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 blocked_pid, blocked_ns, blocks = map(int, sys.argv[5:8])
+ring_truth, ring_pid = sys.argv[8], int(sys.argv[9])
 
 
 def check(what, good, why=""):
@@ -61,6 +63,11 @@ check("so do those of the other vCPU", exits(pid, 1, "io") == want,
 want = [sum(d[i] for d in said["dirty"]) for i in (0, 1)]
 check("dirty pages of each vCPU equal the dirty log", [t0["dirty"], t1["dirty"]] == want,
       f"{t0['dirty']} and {t1['dirty']}, the log has {want}")
+with open(ring_truth) as f:
+    ring = [[int(x) for x in line.split()[1:]] for line in f]
+got = [(last(ring_pid, i) or {}).get("dirty") for i in (0, 1)]
+want = [sum(d[i] for d in ring) for i in (0, 1)]
+check("and those of another VM the dirty ring", got == want, f"{got}, the ring had {want}")
 # Asleep for at least the time that the VMM slept, and no longer than from before to
 # after; the start of the guest and the thread's end are in the latter alone.
 took = sum(h[0] for h in said["halt"])

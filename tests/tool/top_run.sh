@@ -28,7 +28,22 @@ longer() { [ "$(lines "$1")" -gt "$2" ]; }
 next() { local want=$(($(lines "$tmp/top") + ${1:-2})); await longer "$tmp/top" $((want - 1)); }
 # Have vmtrue do it, and wait until it says that it did
 tell() { local was; was=$(lines "$tmp/truth"); echo "$@" >&3; await longer "$tmp/truth" "$was"; }
-mkfifo "$tmp/do"
+# The same for a second VM, whose dirty pages come by a ring
+tell_ring() { local was; was=$(lines "$tmp/truth.ring"); echo "$@" >&4; await longer "$tmp/truth.ring" "$was"; }
+mkfifo "$tmp/do" "$tmp/do.ring"
+
+# Two VMs that do as they are told
+start_true() {
+	: >"$tmp/truth"
+	: >"$tmp/truth.ring"
+	build/tests/tool/vmtrue <"$tmp/do" >"$tmp/truth" 2>"$tmp/truth.err" &
+	true_vm=$!
+	exec 3>"$tmp/do"
+	build/tests/tool/vmtrue ring <"$tmp/do.ring" >"$tmp/truth.ring" 2>>"$tmp/truth.err" 3>&- &
+	ring_vm=$!
+	exec 4>"$tmp/do.ring"
+}
+end_true() { exec 3>&- 4>&-; wait $true_vm && wait $ring_vm; }
 
 # --- top against the truth ------------------------------------------------------
 
@@ -37,14 +52,12 @@ truth() {
 	top=$!
 	await longer "$tmp/top" 0; ok "top writes an object an interval" $?
 
-	build/tests/tool/vmtrue <"$tmp/do" >"$tmp/truth" 2>"$tmp/truth.err" &
-	true_vm=$!
-	exec 3>"$tmp/do"
-	tell exits 1000 && tell dirty 300 && tell halt 1500 && tell dirty 700 && tell irq && tell halt 1500
-	ok "the VM did as it was told" $?
+	start_true
+	tell exits 1000 && tell dirty 300 && tell_ring dirty 200 && tell halt 1500 && tell dirty 700 &&
+		tell irq && tell_ring dirty 300 && tell halt 1500
+	ok "the VMs did as they were told" $?
 	next
-	exec 3>&-
-	wait $true_vm; ok "the VM ended well" $?
+	end_true; ok "the VMs ended well" $?
 
 	blocked=0 blocked_ns=0 blocks=0
 	if [ "$kind" = ours ]; then
@@ -66,7 +79,8 @@ truth() {
 	kill -INT $top
 	wait $top; ok "top ends well by SIGINT" $?
 	[ ! -s "$tmp/top.err" ]; ok "and has nothing to complain of" $?
-	verdicts tests/tool/top_check.py $kind "$tmp/top" "$tmp/truth" $true_vm $blocked $blocked_ns $blocks
+	verdicts tests/tool/top_check.py $kind "$tmp/top" "$tmp/truth" $true_vm $blocked $blocked_ns $blocks \
+		"$tmp/truth.ring" $ring_vm
 }
 
 # --- lines, a busy VM --------------------------------------------------------------
@@ -85,6 +99,11 @@ lines_of_text() {
 	run $K top --batch --filter nothing 0.2 1
 	[ $code = 0 ] && ! grep -q vmhold "$tmp/out"; ok "--filter hides it" $?
 	stop_vm
+	start_vm 2
+	run $K top --batch --unfold --vm $vm 1 1
+	[ "$(grep -c "^ *$vm vmhold " "$tmp/out")" = 2 ] && [ "$(grep -c "^ *$vm   vcpu [01] " "$tmp/out")" = 4 ]
+	ok "two VMs of one process are two" $?
+	stop_vm
 }
 
 # --- what cannot be -----------------------------------------------------------------
@@ -95,12 +114,8 @@ refusals() {
 	fails 2 "no count" "top 1 x" top 1 x
 	fails 7 "has no VM" "top --vm of no VM" top --vm $$
 	fails 7 "no process" "dirty --vm of no process" dirty --vm 4194303
-	if command -v gnuplot >"$tmp/null"; then
-		n=$((n + 1))
-		echo "ok $n - dirty --png without gnuplot # SKIP it is installed"
-	else
-		fails 4 "apt install gnuplot" "dirty --png without gnuplot" dirty --png "$tmp/x.png"
-	fi
+	fails 2 "control characters" "dirty --png to a strange name" dirty --png $'a\nsystem "id"'
+	K="env PATH=$tmp $K" fails 4 "apt install gnuplot" "dirty --png without gnuplot" dirty --png "$tmp/x.png"
 }
 
 # --- on a terminal ------------------------------------------------------------------
@@ -127,30 +142,76 @@ dirty_pages() {
 	$K dirty --json 1 >"$tmp/dirty" &
 	dirty=$!
 	await longer "$tmp/dirty" 0
-	: >"$tmp/truth"
-	build/tests/tool/vmtrue <"$tmp/do" >"$tmp/truth" 2>"$tmp/truth.err" &
-	true_vm=$!
-	exec 3>"$tmp/do"
-	tell dirty 300 && tell dirty 300 && tell dirty 700
+	start_true
+	tell dirty 300 && tell_ring dirty 300 && tell dirty 300 && tell_ring dirty 200 && tell dirty 700
+	ok "the VMs did as they were told" $?
 	await longer "$tmp/dirty" $(($(lines "$tmp/dirty") + 1))
-	exec 3>&-
-	wait $true_vm
+	end_true
 	kill -INT $dirty
 	wait $dirty; ok "dirty ends well by SIGINT" $?
 	cat >"$tmp/check.py" <<'END'
 import json, sys
-pid = int(sys.argv[3])
-vms = [v for line in open(sys.argv[1]) for v in json.loads(line)["vms"] if v["vm"] == pid]
-log = [list(map(int, l.split()[1:])) for l in open(sys.argv[2])]
-got = [sum(c["dirtied"] for v in vms for c in v["vcpus"] if c["id"] == i) for i in (0, 1)]
-want = [sum(l[i] for l in log) for i in (0, 1)]
-print("ok" if got == want else "bad", "pages dirtied equal the dirty log:", got, want)
-ranges = sum(r["dirtied"] for v in vms for r in v["ranges"])
-print("ok" if ranges == sum(want) else "bad", "so do the ranges:", ranges, sum(want))
-ever = vms[-1]["ever_pages"] if vms else None
-print("ok" if ever == 2100 else "bad", "each page counts once in the set:", ever, 2100)
+for what, truth, pid, distinct in (("log", sys.argv[2], int(sys.argv[3]), 2100), ("ring", sys.argv[4], int(sys.argv[5]), 900)):
+    vms = [v for line in open(sys.argv[1]) for v in json.loads(line)["vms"] if v["vm"] == pid]
+    log = [list(map(int, l.split()[1:])) for l in open(truth)]
+    got = [sum(c["dirtied"] for v in vms for c in v["vcpus"] if c["id"] == i) for i in (0, 1)]
+    want = [sum(l[i] for l in log) for i in (0, 1)]
+    print("ok" if got == want else "bad", f"pages dirtied equal the dirty {what}:", got, want)
+    ranges = sum(r["dirtied"] for v in vms for r in v["ranges"])
+    print("ok" if ranges == sum(want) else "bad", "so do the ranges:", ranges, sum(want))
+    ever = vms[-1]["ever_pages"] if vms else None
+    print("ok" if ever == distinct else "bad", "each page counts once in the set:", ever, distinct)
 END
-	verdicts python3 "$tmp/check.py" "$tmp/dirty" "$tmp/truth" $true_vm
+	verdicts python3 "$tmp/check.py" "$tmp/dirty" "$tmp/truth" $true_vm "$tmp/truth.ring" $ring_vm
+}
+
+# --- dirty --png ------------------------------------------------------------------------
+
+# What gnuplot drew is decoded: the frame's inside is coloured where pages got dirty.
+picture() {
+	if ! command -v gnuplot >"$tmp/null"; then
+		n=$((n + 1))
+		echo "ok $n - dirty --png # SKIP gnuplot is not installed (apt install gnuplot-nox)"
+		return
+	fi
+	cat >"$tmp/png.py" <<'END'
+import struct, sys, zlib
+data = open(sys.argv[1], "rb").read()
+assert data[:8] == b"\x89PNG\r\n\x1a\n", "no PNG"
+at, packed = 8, b""
+while at < len(data):
+    size, kind = struct.unpack(">I4s", data[at:at + 8])
+    if kind == b"IHDR":
+        width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", data[at + 8:at + 8 + size])
+    if kind == b"IDAT":
+        packed += data[at + 8:at + 8 + size]
+    at += size + 12
+assert (depth, interlace) == (8, 0) and colour in (2, 6), (depth, colour, interlace)
+n = 3 if colour == 2 else 4
+raw, above, coloured, at = zlib.decompress(packed), bytearray(width * n), 0, 0
+for y in range(height):
+    how, row = raw[at], bytearray(raw[at + 1:at + 1 + width * n])
+    at += 1 + width * n
+    for i in range(width * n):
+        a, b, c = (row[i - n] if i >= n else 0), above[i], (above[i - n] if i >= n else 0)
+        p = a + b - c
+        paeth = a if abs(p - a) <= abs(p - b) and abs(p - a) <= abs(p - c) else b if abs(p - b) <= abs(p - c) else c
+        row[i] = row[i] + (0, a, b, (a + b) // 2, paeth)[how] & 255
+    above = row
+    # The legend is at the right.
+    coloured += sum(max(row[i:i + 3]) - min(row[i:i + 3]) > 60 for i in range(0, width * 4 // 5 * n, n))
+share = coloured / (width * 4 // 5 * height)
+print("ok" if share > 0.4 else "bad", sys.argv[2], f"is drawn: {100 * share:.0f} % of it is coloured")
+END
+	start_vm
+	for columns in 1 3; do
+		rm -f "$tmp/heat map's.png"
+		run $K dirty --vm $vm --png "$tmp/heat map's.png" 0.5 $columns
+		[ $code = 0 ] && [ ! -s "$tmp/err" ] && grep -q "^wrote .*heat map's.png" "$tmp/out"
+		ok "dirty --png of $columns intervals" $?
+		verdicts python3 "$tmp/png.py" "$tmp/heat map's.png" "the picture of $columns intervals"
+	done
+	stop_vm
 }
 
 for part do $part; done

@@ -2,7 +2,8 @@
 /*
  * A VM that does what it is told and says what it did: the truth that a watcher's
  * figures are held against.  Two vCPUs, dirty logging on.  Commands on stdin, one
- * a line; each is answered by a line when it is done:
+ * a line; each is answered by a line when it is done (vmtrue ring: with a dirty ring in
+ * place of the log):
  *
  *   exits N     N exits for I/O on vCPU 0             -> exits N
  *   dirty N     vCPU 0 writes N pages, vCPU 1 twice as many behind them
@@ -18,6 +19,7 @@
 #define PAGES 3072
 
 static struct vm vm;
+static int flags = VM_IRQCHIP | VM_LOG;
 
 static int harvested(int first, int n)
 {
@@ -35,7 +37,9 @@ static int dirty(int n)
 	ret = cpu_do(&vm.cpu[0], OP_WRITE, 0, n) ?: cpu_do(&vm.cpu[1], OP_WRITE, n, 2 * n);
 	if (ret)
 		return ret;
-	ret = vm_harvest(&vm);
+	/* A ring adds to it. */
+	memset(vm.bitmap, 0, PAGES / 8);
+	ret = harvest(&vm);
 	if (ret < 0)
 		return ret;
 	printf("dirty %d %d\n", harvested(0, n), harvested(n, 2 * n));
@@ -84,14 +88,17 @@ static int irq(void)
 
 static int create(void)
 {
-	return vm_create(&vm, 2, PAGES, VM_IRQCHIP | VM_LOG);
+	return vm_create(&vm, 2, PAGES, flags);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	char line[64], cmd[16];
-	int ret = create();
+	int ret;
 
+	if (argc > 1 && !strcmp(argv[1], "ring"))
+		flags |= VM_RING;
+	ret = create();
 	while (!ret && fgets(line, sizeof(line), stdin)) {
 		int n = 0;
 
