@@ -6,8 +6,10 @@
  *
  * Prints a line of JSON per kind: the most frequent count of all iterations, as a
  * timer interrupt of the host lands in a few of them; how many had it; the least.
+ * And the mean over ROUNDS times as many: what else runs on this CPU meanwhile, such as
+ * a tracer that reads its events, is in that.
  *
- *	exits [KIND...]		all kinds, or these
+ *	exits [-r ROUNDS] [KIND...]	all kinds, or these
  */
 #include <sys/eventfd.h>
 
@@ -68,7 +70,16 @@ struct job {
 	uint64_t probe; /* guest address of the probe */
 	uint64_t addr; /* its argument in the first iteration */
 	uint64_t step; /* added for the next one */
+	uint64_t ticks; /* of all iterations together */
 };
+
+static __guest uint64_t ticks(void)
+{
+	uint32_t low, high;
+
+	asm volatile("rdtsc" : "=a"(low), "=d"(high));
+	return (uint64_t)high << 32 | low;
+}
 
 static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job)
 {
@@ -76,10 +87,11 @@ static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job
 
 	for (;;) {
 		uint32_t (*probe)(uint64_t) = (void *)job->probe;
-		uint64_t addr = job->addr, step = job->step;
+		uint64_t addr = job->addr, step = job->step, begin = ticks();
 
 		for (int i = 0; i < N; i++, addr += step)
 			sample[i] = probe(addr);
+		job->ticks = ticks() - begin;
 		asm volatile("outb %%al, %0" ::"i"(VM_PORT_DONE), "a"(0) : "memory");
 	}
 }
@@ -207,8 +219,10 @@ static uint32_t mode(struct vm *vm, int *count, uint32_t *min)
 	return best;
 }
 
-static int measure(struct vm *vm, const struct kind *k)
+static int measure(struct vm *vm, const struct kind *k, int rounds)
 {
+	const struct job *job = (struct job *)vm->cpu[0].box;
+	uint64_t base_ticks, ticks = 0;
 	uint32_t base, with, min;
 	int count, ret;
 
@@ -216,22 +230,38 @@ static int measure(struct vm *vm, const struct kind *k)
 	if (ret)
 		return ret;
 	base = mode(vm, &count, &min);
-	ret = k->prepare ? k->prepare(vm) : 0;
-	if (!ret)
-		ret = run_probe(vm, k->probe, k->step);
-	if (ret)
-		return ret;
+	base_ticks = job->ticks;
+	for (int i = 0; i < rounds; i++) {
+		ret = k->prepare ? k->prepare(vm) : 0;
+		if (!ret)
+			ret = run_probe(vm, k->probe, k->step);
+		if (ret)
+			return ret;
+		ticks += job->ticks - base_ticks;
+	}
 	with = mode(vm, &count, &min);
-	printf("{\"kind\": \"%s\", \"count\": %u, \"iterations\": %d, \"had_it\": %d, \"least\": %u}\n",
-	       k->name, with - base, N, count, min - base);
+	printf("{\"kind\": \"%s\", \"count\": %u, \"iterations\": %d, \"had_it\": %d, \"least\": %u, "
+	       "\"mean\": %.1f, \"of\": %lu}\n",
+	       k->name, with - base, N, count, min - base, (double)ticks / N / rounds,
+	       (unsigned long)N * rounds);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
 	struct vm vm;
-	int ret = setup(&vm);
+	int rounds = 1, ret;
 
+	if (argc > 2 && !strcmp(argv[1], "-r")) {
+		rounds = atoi(argv[2]);
+		argc -= 2;
+		argv += 2;
+	}
+	if (rounds < 1) {
+		fprintf(stderr, "exits: at least one round\n");
+		return 1;
+	}
+	ret = setup(&vm);
 	if (ret) {
 		fprintf(stderr, "exits: cannot make a VM: %s\n", strerror(-ret));
 		return 1;
@@ -253,7 +283,7 @@ int main(int argc, char **argv)
 			wanted |= !strcmp(argv[a], kinds[i].name);
 		if (!wanted)
 			continue;
-		ret = measure(&vm, &kinds[i]);
+		ret = measure(&vm, &kinds[i], rounds);
 		if (ret) {
 			fprintf(stderr, "exits: %s: error %d; %s\n", kinds[i].name, ret,
 				cpu_text(&vm.cpu[0]));
