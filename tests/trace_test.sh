@@ -53,14 +53,17 @@ tracer tiny trace exit --buffer 4
 tracer hist-json --json hist exit --for 600
 tracer inject --json hist inject --for 600
 tracer wakeup hist wakeup
+tracer hist-vcpu --json hist exit --per-vcpu
+$K top --json 0.5 --vm $vm 5>&- >"$tmp/top.out" 2>"$tmp/top.err" &
+top=$!
 for i in "${!pids[@]}"; do
 	case ${names[i]} in
-	hist-json | inject) ;;
+	hist-json | hist-vcpu | inject) ;;
 	*) up "$tmp/${names[i]}.out" "${pids[i]}" ;;
 	esac
 done
 # These say nothing before the end; they came up along with the others.
-for p in "${pids[@]}"; do
+for p in "${pids[@]}" $top; do
 	for _ in $(seq $((600 * slow))); do
 		ls -l /proc/$p/fd 2>/dev/null | grep -q 'bpf_link\|bpf-link' && break
 		kill -0 $p 2>/dev/null || break
@@ -76,6 +79,11 @@ kill -CONT "$tiny"
 grep -q done "$tmp/vm"; ok "the guest ran" $?
 bad_ends=
 for i in "${!pids[@]}"; do wait "${pids[i]}" || bad_ends+=" ${names[i]}"; done
+# Until top has looked at it for the last time
+looks=$(wc -l <"$tmp/top.out")
+for _ in $(seq 600); do [ "$(wc -l <"$tmp/top.out")" -gt $((looks + 1)) ] && break; sleep 0.1; done
+kill -INT $top
+wait $top || bad_ends+=" top"
 echo "$bad_ends" >"$tmp/out"; cat "$tmp"/*.err >"$tmp/err"
 [ -z "$bad_ends" ]; ok "every tracer ended with its VM, exit 0" $?
 
@@ -164,6 +172,22 @@ def hist_exit():
             all(sum(b["count"] for b in h["buckets"]) == h["count"] for h in hs.values()) and
             late >= 2 * slows and io["max_ns"] >= ms * 10**6), hs.keys(), late, exits
 guarded("hist exit: counts, and the slow writes in their bucket", hist_exit)
+
+def hist_vcpu():
+    hs = {(h["vm"], h["vcpu"], h["reason"]): h["count"] for h in hist("hist-vcpu")["histograms"]}
+    n = [sum(c for (_, v, _), c in hs.items() if v == k) for k in (0, 1)]
+    return (hs[vm, 0, "cpuid"] == cpuids and hs[vm, 1, "cpuid"] == 2 * cpuids and
+            n == [stat[k, "exits"] - 1 for k in (0, 1)]), hs
+guarded("hist --per-vcpu: each vCPU has its own", hist_vcpu)
+
+def top():
+    last = [v for l in lines("top") for v in l["vms"]][-1]
+    totals = {c["id"]: c["total"] for c in last["vcpus"]}
+    # KVM counts one that it has to inject once more as another.
+    once = [sum(e["vcpu"] == k and "again" not in e for e in events("all", "inject")) for k in (0, 1)]
+    return all(totals[k]["exits"] == stat[k, "exits"] and totals[k]["injected"] == once[k]
+               for k in (0, 1)), totals, stat, once
+guarded("top: exits equal KVM's count, each interrupt injected counts once", top)
 
 def hist_inject():
     (h,) = hist("inject")["histograms"]
