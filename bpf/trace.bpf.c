@@ -7,10 +7,18 @@
 
 char _license[] SEC("license") = "GPL";
 
-struct {
+/* One for each CPU, so that none waits for another; the tool makes them. */
+struct ring {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096);
-} events SEC(".maps");
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__array(values, struct ring);
+} rings SEC(".maps");
 
 /* The tool is woken when so many bytes wait; it looks by itself from time to time. */
 const volatile __u64 wake_bytes = 2048;
@@ -18,20 +26,33 @@ const volatile bool want_exit;
 
 __u64 lost[EV_NR];
 
+static __always_inline void *ring(void)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&rings, &cpu);
+}
+
 static __always_inline void *reserve(u64 size, u32 type)
 {
-	void *ev = bpf_ringbuf_reserve(&events, size, 0);
+	void *r = ring(), *ev = r ? bpf_ringbuf_reserve(r, size, 0) : NULL;
 
 	if (!ev)
 		__sync_fetch_and_add(&lost[type], 1);
 	return ev;
 }
 
+/*
+ * A program stays on its CPU, so that is the ring that it reserved in.  The tool is woken
+ * by the event that gets over the mark and not by those after it: a wake-up is an interrupt
+ * on this CPU, which takes a vCPU out of the guest.
+ */
 static __always_inline void submit(void *ev)
 {
-	u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	void *r = ring();
+	u64 waiting = r ? bpf_ringbuf_query(r, BPF_RB_AVAIL_DATA) : 0;
 
-	bpf_ringbuf_submit(ev, waiting >= wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(ev, waiting - wake_bytes < 256 ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
 struct args {

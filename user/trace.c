@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "bpf/trace.skel.h"
 
-#define BUFFER_KIB 4096
+#define BUFFER_KIB 4096 /* of all CPUs together, but so much each at least: */
+#define BUFFER_KIB_CPU 256
 #define BUFFER_KIB_MAX (1 << 20)
 
 enum group { G_EXIT, G_FAULT, G_DIRTY, G_THROTTLE, G_IRQ, G_POLICY, G_NR };
@@ -72,7 +74,7 @@ static const struct {
  * @run: what trace and hist have in common
  * @groups: bits of the groups of events wanted
  * @perfetto: file to write, or NULL
- * @buffer_kib: size of the buffer between kernel and tool
+ * @buffer_kib: size of each CPU's buffer between kernel and tool
  * @shown: events that came through
  * @per_group: the same, of each group
  * @begun: when it began
@@ -136,7 +138,7 @@ static const struct argp_option options[] = {
 	{ "min-us", OPT_MIN_US, "N", 0, "only what took N microseconds or more", 0 },
 	{ "perfetto", OPT_PERFETTO, "FILE", 0,
 	  "write a trace for ui.perfetto.dev and chrome://tracing", 0 },
-	{ "buffer", OPT_BUFFER, "KIB", 0, "of the events that wait for the tool (4096)", 0 },
+	{ "buffer", OPT_BUFFER, "KIB", 0, "for events that wait for the tool, for each CPU", 0 },
 	{}
 };
 
@@ -357,16 +359,12 @@ static void show_perfetto(const struct event *ev, const struct field *f, int n)
 		       len < sizeof(args) ? args : "");
 }
 
-static int on_event(void *ctx, void *data, size_t size)
+static void on_event(struct tracer *t, const struct event *ev)
 {
 	struct field f[FIELDS_MAX];
-	struct tracer *t = ctx;
-	struct event *ev = data, copy;
+	struct event copy;
 	int n;
 
-	(void)size;
-	if (ev->type >= EV_NR)
-		return 0;
 	/* Sent from an interrupt or a worker: whose process that is says nothing. */
 	if ((ev->type == EV_ACCEPT || ev->type == EV_MSI) && !t->run.filter.vm && !is_vmm(ev->vm)) {
 		copy = *ev;
@@ -382,7 +380,98 @@ static int on_event(void *ctx, void *data, size_t size)
 		show_json(ev, f, n);
 	else
 		show_text(t, ev, f, n);
+}
+
+/* --- the buffers --- */
+
+/*
+ * Each CPU has one, in which its events are in order.  What they hold is put together
+ * and sorted; an event that came later than the looking began waits for the next time, as
+ * others that came before it may not have been seen yet.
+ */
+struct waiting {
+	uint64_t at; /* when it was written: its end */
+	uint64_t nr; /* in this order, of the same moment */
+	union {
+		struct event ev;
+		struct policy_event policy;
+	};
+};
+
+static struct waiting *waiting;
+static size_t nr_waiting, max_waiting;
+
+static int on_data(void *ctx, void *data, size_t size)
+{
+	static uint64_t nr;
+	const struct event *ev = data;
+	struct waiting *w;
+
+	(void)ctx;
+	if (size < sizeof(*ev) || size > sizeof(w->policy) || ev->type >= EV_NR)
+		return 0;
+	if (nr_waiting == max_waiting) {
+		max_waiting = max_waiting ? 2 * max_waiting : 1024;
+		waiting = realloc(waiting, max_waiting * sizeof(*waiting));
+		if (!waiting)
+			abort();
+	}
+	w = &waiting[nr_waiting++];
+	memcpy(&w->policy, data, size);
+	w->at = ev->ts + (ev->dur == NO_DUR ? 0 : ev->dur);
+	w->nr = nr++;
 	return 0;
+}
+
+static int by_time(const void *a, const void *b)
+{
+	const struct waiting *x = a, *y = b;
+
+	if (x->at != y->at)
+		return x->at < y->at ? -1 : 1;
+	return x->nr < y->nr ? -1 : 1;
+}
+
+static void consume(struct tracer *t, struct ring_buffer *ring, bool last)
+{
+	uint64_t until = last ? UINT64_MAX : clock_ns();
+	size_t i;
+
+	ring_buffer__consume(ring);
+	qsort(waiting, nr_waiting, sizeof(*waiting), by_time);
+	for (i = 0; i < nr_waiting && waiting[i].at <= until; i++)
+		on_event(t, &waiting[i].ev);
+	nr_waiting -= i;
+	memmove(waiting, waiting + i, nr_waiting * sizeof(*waiting));
+}
+
+/* A buffer for each CPU */
+static struct ring_buffer *make_rings(const struct tracer *t, const struct trace_bpf *skel)
+{
+	struct ring_buffer *ring = NULL;
+
+	for (int cpu = 0; cpu < libbpf_num_possible_cpus(); cpu++) {
+		int fd = bpf_map_create(BPF_MAP_TYPE_RINGBUF, "events", 0, 0, t->buffer_kib * 1024,
+					NULL);
+		int err = fd < 0 ? fd :
+				   bpf_map_update_elem(bpf_map__fd(skel->maps.rings), &cpu, &fd, 0);
+
+		if (!err && !ring) {
+			ring = ring_buffer__new(fd, on_data, NULL, NULL);
+			err = ring ? 0 : -errno;
+		} else if (!err) {
+			err = ring_buffer__add(ring, fd, on_data, NULL);
+		}
+		/* The map and libbpf's mapping keep it. */
+		if (fd >= 0 && err)
+			close(fd);
+		if (err) {
+			ring_buffer__free(ring);
+			errno = -err;
+			return NULL;
+		}
+	}
+	return ring;
 }
 
 /* --- the programs --- */
@@ -465,7 +554,7 @@ static struct trace_bpf *open_skel(const struct tracer *t)
 	skel->rodata->foreign = foreign_kvm();
 	skel->rodata->want_exit = t->groups & 1 << G_EXIT;
 	skel->rodata->wake_bytes = t->buffer_kib * 1024 / 4;
-	bpf_map__set_max_entries(skel->maps.events, t->buffer_kib * 1024);
+	bpf_map__set_max_entries(skel->maps.rings, libbpf_num_possible_cpus());
 	return skel;
 }
 
@@ -559,10 +648,10 @@ static int trace(struct tracer *t)
 		trace_bpf__destroy(skel);
 		return ret;
 	}
-	ring = ring_buffer__new(bpf_map__fd(skel->maps.events), on_event, t, NULL);
+	ring = make_rings(t, skel);
 	if (!ring)
-		ret = fail(E_INTERNAL, NULL, "cannot map the buffer of events: %s",
-			   strerror(errno));
+		ret = fail(E_INTERNAL, "give less --buffer",
+			   "cannot make the buffers of events: %s", strerror(errno));
 	if (ret == OK && t->perfetto)
 		ret = perfetto_open(t->perfetto);
 	if (ret == OK && !attach(skel))
@@ -579,7 +668,7 @@ static int trace(struct tracer *t)
 		j_close('}');
 	}
 	do {
-		ring_buffer__consume(ring);
+		consume(t, ring, false);
 		if (t->perfetto)
 			perfetto_flush();
 		else
@@ -587,7 +676,7 @@ static int trace(struct tracer *t)
 	} while (!ferror(stdout) && run_on(&t->run, ring_buffer__epoll_fd(ring)));
 	/* No more events, then what still waits: the count is of all. */
 	detach();
-	ring_buffer__consume(ring);
+	consume(t, ring, true);
 	run_end(&t->run);
 	finish(t, skel);
 	if (t->perfetto)
@@ -613,7 +702,6 @@ int cmd_trace(int argc, char **argv)
 		"that is killed leaves a file that can be opened.";
 	struct tracer t = {
 		.run = { .cmd = "trace", .filter = { .vcpu = NO_VCPU } },
-		.buffer_kib = BUFFER_KIB,
 	};
 	int ret;
 
@@ -622,6 +710,10 @@ int cmd_trace(int argc, char **argv)
 		return ret;
 	if (!t.groups)
 		t.groups = (1 << G_NR) - 1;
+	if (!t.buffer_kib)
+		for (t.buffer_kib = BUFFER_KIB; t.buffer_kib > BUFFER_KIB_CPU; t.buffer_kib /= 2)
+			if (t.buffer_kib * libbpf_num_possible_cpus() <= BUFFER_KIB)
+				break;
 	if (g.json)
 		j_lines();
 	ret = run_ready(&t.run);
