@@ -24,6 +24,8 @@ struct name {
 
 static struct name names[NAMES_MAX];
 static int nr_names;
+/* Those with small numbers, which is nearly all, by isa and number */
+static const char *quick[ISA_SVM + 1][0x500];
 static int state = -1;
 static const char *where = "not looked for";
 
@@ -193,6 +195,9 @@ int exit_names_load(void)
 	close(dir);
 	if (!state)
 		where = str("%s/" FORMAT " is not understood", path);
+	for (int i = nr_names; i-- > 0;)
+		if (names[i].reason < ARRAY_SIZE(quick[0]))
+			quick[names[i].isa][names[i].reason] = names[i].name;
 	return state ? OK : E_ENV;
 }
 
@@ -209,6 +214,8 @@ const char *exit_name(uint32_t isa, uint32_t reason)
 
 	if (isa == ISA_VMX)
 		reason &= 0xffff;
+	if (isa < ARRAY_SIZE(quick) && reason < ARRAY_SIZE(quick[0]) && quick[isa][reason])
+		return quick[isa][reason];
 	for (int i = 0; i < nr_names; i++)
 		if (names[i].isa == isa && names[i].reason == reason)
 			return names[i].name;

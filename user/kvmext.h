@@ -150,6 +150,9 @@ error_t parse_every(const char *cmd, int n, const char *arg, uint64_t *ns, unsig
 uint64_t clock_ns(void);
 /* duration - nanoseconds for people */
 char *duration(uint64_t ns);
+#define DURATION_LEN 32
+/* duration_in - the same in @buf, which it returns */
+const char *duration_in(char *buf, size_t size, uint64_t ns);
 
 /* A JSON document on stdout: key is NULL at the top and in arrays. */
 void j_open(const char *key, char bracket);

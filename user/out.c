@@ -222,19 +222,37 @@ uint64_t clock_ns(void)
 	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
+/* In whole numbers: a tracer calls it for each event, and floating point takes long to print. */
+const char *duration_in(char *buf, size_t size, uint64_t ns)
+{
+	static const struct {
+		uint64_t below;
+		uint64_t tenth;
+		const char *unit;
+	} units[] = {
+		{ 10000000, 100, "us" },	   { 1000000000, 100000, "ms" },
+		{ 600000000000, 100000000, "s" },  { 7200000000000, 6000000000, "min" },
+		{ UINT64_MAX, 360000000000, "h" },
+	};
+	uint64_t tenths;
+	int i = 0;
+
+	if (ns < 10000) {
+		snprintf(buf, size, "%lu ns", ns);
+		return buf;
+	}
+	while (ns >= units[i].below && i < (int)ARRAY_SIZE(units) - 1)
+		i++;
+	tenths = ns / units[i].tenth + (ns % units[i].tenth >= units[i].tenth / 2);
+	snprintf(buf, size, "%lu.%lu %s", tenths / 10, tenths % 10, units[i].unit);
+	return buf;
+}
+
 char *duration(uint64_t ns)
 {
-	if (ns < 10000)
-		return str("%lu ns", ns);
-	if (ns < 10000000)
-		return str("%.1f us", ns / 1e3);
-	if (ns < 1000000000ull)
-		return str("%.1f ms", ns / 1e6);
-	if (ns < 600000000000ull)
-		return str("%.1f s", ns / 1e9);
-	if (ns < 7200000000000ull)
-		return str("%.1f min", ns / 60e9);
-	return str("%.1f h", ns / 3600e9);
+	char buf[DURATION_LEN];
+
+	return str("%s", duration_in(buf, sizeof(buf), ns));
 }
 
 /*

@@ -283,8 +283,8 @@ static void show_json(const struct event *ev, const struct field *f, int n)
 
 static void show_text(const struct tracer *t, const struct event *ev, const struct field *f, int n)
 {
-	int64_t since = ev->ts - t->begun;
-	char who[32] = "-";
+	int64_t since = (int64_t)(ev->ts - t->begun) / 1000, us = since < 0 ? -since : since;
+	char who[32] = "-", d[DURATION_LEN] = "", when[32], *text;
 
 	if (ev->vm && ev->vcpu != NO_VCPU)
 		snprintf(who, sizeof(who), "%u/%d", ev->vm, ev->vcpu);
@@ -292,36 +292,41 @@ static void show_text(const struct tracer *t, const struct event *ev, const stru
 		snprintf(who, sizeof(who), "%u", ev->vm);
 	else if (ev->vcpu != NO_VCPU)
 		snprintf(who, sizeof(who), "-/%d", ev->vcpu);
-	printf("%12.6f %-10s %-9s", since / 1e9, who, types[ev->type].name);
-	if (ev->type == EV_EXIT || ev->dur != NO_DUR) {
-		char *d = ev->dur != NO_DUR ? duration(ev->dur) : NULL;
-
-		printf(" %9s", d ? d : "-");
-		free(d);
-	} else {
-		printf(" %9s", "");
-	}
+	if (ev->dur != NO_DUR)
+		duration_in(d, sizeof(d), ev->dur);
+	else if (ev->type == EV_EXIT)
+		strcpy(d, "-");
+	snprintf(when, sizeof(when), "%s%" PRId64 ".%06" PRId64, since < 0 ? "-" : "", us / 1000000,
+		 us % 1000000);
+	printf("%12s %-10s %-9s %9s", when, who, types[ev->type].name, d);
 	for (int i = 0; i < n; i++) {
-		char *d;
+		/* The first of some kinds needs no key. */
+		const char *key = i || f[i].kind != TEXT ? f[i].key : "", *eq = *key ? "=" : "";
+		const char *gap = i ? " " : "  ";
 
 		switch (f[i].kind) {
 		case TEXT:
+			if (ev->type < EV_ATTACH) {
+				printf("%s%s%s%s", gap, key, eq, f[i].text);
+				break;
+			}
 			/* A policy's name and message are its own idea. */
-			d = str("%s", f[i].text);
-			printable(d, "");
-			printf(i ? " %s=%s" : "  %.0s%s", f[i].key, d);
-			free(d);
+			text = str("%s", f[i].text);
+			printable(text, "");
+			printf("%s%s%s%s", gap, key, eq, text);
+			free(text);
 			break;
 		case NUM:
-			printf(i ? " %s=%" PRId64 : "  %s=%" PRId64, f[i].key, f[i].num);
+			printf("%s%s=%" PRId64, gap, key, f[i].num);
 			break;
 		case HEX:
-			printf(i ? " %s=0x%" PRIx64 : "  %s=0x%" PRIx64, f[i].key, f[i].num);
+			printf("%s%s=0x%" PRIx64, gap, key, f[i].num);
 			break;
 		case NS:
-			d = f[i].num < 0 ? str("%" PRId64 " ns", f[i].num) : duration(f[i].num);
-			printf(i ? " %s=%s" : "  %s=%s", f[i].key, d);
-			free(d);
+			if (f[i].num < 0)
+				printf("%s%s=%" PRId64 " ns", gap, key, f[i].num);
+			else
+				printf("%s%s=%s", gap, key, duration_in(d, sizeof(d), f[i].num));
 		}
 	}
 	putchar('\n');
@@ -400,6 +405,7 @@ struct waiting {
 
 static struct waiting *waiting;
 static size_t nr_waiting, max_waiting;
+static bool in_order = true; /* as far as they are sorted anyway */
 
 static int on_data(void *ctx, void *data, size_t size)
 {
@@ -420,6 +426,8 @@ static int on_data(void *ctx, void *data, size_t size)
 	memcpy(&w->policy, data, size);
 	w->at = ev->ts + (ev->dur == NO_DUR ? 0 : ev->dur);
 	w->nr = nr++;
+	if (nr_waiting > 1 && w->at < w[-1].at)
+		in_order = false;
 	return 0;
 }
 
@@ -438,7 +446,9 @@ static void consume(struct tracer *t, struct ring_buffer *ring, bool last)
 	size_t i;
 
 	ring_buffer__consume(ring);
-	qsort(waiting, nr_waiting, sizeof(*waiting), by_time);
+	if (!in_order)
+		qsort(waiting, nr_waiting, sizeof(*waiting), by_time);
+	in_order = true;
 	for (i = 0; i < nr_waiting && waiting[i].at <= until; i++)
 		on_event(t, &waiting[i].ev);
 	nr_waiting -= i;
