@@ -4,7 +4,8 @@
 # In the emulated host: what an exit costs under one tracer after the other.
 #   watched.sh ROUNDS KIND... -- TRACER...
 # For tests/bench/trace.py, which reads: "#@setup TRACER", what build/tests/bench/exits
-# prints, and "#@saw N" (events that the tracer shows, where it tells) or "#@cannot WHY".
+# prints, "#@saw N" (exits that the tracer shows, where it tells), "#@later S" (CPU time
+# that a report takes afterwards) or "#@cannot WHY".
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk 2>/dev/null || :
@@ -16,7 +17,11 @@ tmp=$(mktemp -d)
 K=build/kvmext
 kvm_stat=$KSRC/tools/kvm/kvm_stat/kvm_stat
 
-exits() { build/tests/bench/exits -r "$rounds" "${kinds[@]}"; }
+# A short run is for the path: in a long one events may get lost, which is a shorter path.
+exits() {
+	build/tests/bench/exits "${kinds[@]}"
+	[ "$rounds" = 1 ] || build/tests/bench/exits -r "$rounds" "${kinds[@]}"
+}
 cannot() { echo "#@cannot $*"; }
 
 # hooks PID: how many events or links it holds
@@ -60,8 +65,10 @@ for tracer do
 		# It looks for modules in there, file by file, for minutes.
 		mountpoint -q /lib/modules || mount -t tmpfs none /lib/modules
 		watch perf kvm stat record -a -o "$tmp/perf.data"
-		perf kvm -i "$tmp/perf.data" stat report 2>/dev/null </dev/null |
-			sed -n 's/^Total Samples:\([0-9]*\).*/#@saw \1/p'
+		TIMEFORMAT='%U %S'
+		{ time perf kvm -i "$tmp/perf.data" stat report >"$tmp/report" 2>&1 </dev/null; } 2>"$tmp/time"
+		sed -n 's/^ *Total Samples:\([0-9]*\).*/#@saw \1/p' "$tmp/report"
+		awk '{ print "#@later", $1 + $2 }' "$tmp/time"
 		rm -f "$tmp/perf.data" ;;
 	kvm_stat) watch python3 "$kvm_stat" -t -l ;;
 	kvmexit)
