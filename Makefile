@@ -221,8 +221,9 @@ demo: all
 bench-migrate: all
 	$(Q)tests/migrate/bench --runs $(or $(RUNS),1)
 
-bench-exits: all
+bench-exits: all machine-intel
 	$(Q)tests/bench/exits.py
+	$(Q)tests/bench/exits.py --machine intel
 
 bench-trace: all
 	@kernel-patches/setup.sh deps linux-perf bpfcc-tools

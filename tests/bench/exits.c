@@ -179,6 +179,7 @@ static const struct kind {
 	const char *probe, *base;
 	uint64_t step; /* between two iterations' addresses in the memory under test */
 	int (*prepare)(struct vm *vm);
+	bool not_pml; /* with PML it takes no exit */
 } kinds[] = {
 	KIND("cpuid", cpuid),
 	KIND("io_kernel", io_kernel),
@@ -187,7 +188,8 @@ static const struct kind {
 	KIND("self_ipi", self_ipi),
 	KIND("io_user", io_user),
 	KIND("first_write", write, .step = VM_PAGE, .prepare = no_page_mapped),
-	KIND("write_protect", write, .step = VM_PAGE, .prepare = every_page_protected),
+	KIND("write_protect", write, .step = VM_PAGE, .prepare = every_page_protected,
+	     .not_pml = true),
 };
 #define NKINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -277,7 +279,7 @@ int main(int argc, char **argv)
 		}
 	}
 	for (size_t i = 0; i < NKINDS; i++) {
-		bool wanted = argc == 1;
+		bool wanted = argc == 1 && !(kinds[i].not_pml && vm_pml());
 
 		for (int a = 1; a < argc; a++)
 			wanted |= !strcmp(argv[a], kinds[i].name);
