@@ -69,7 +69,7 @@ enum vm_op {
 #define VM_LOG (1 << 4) /* start with dirty logging on */
 #define VM_NO_MEM (1 << 5) /* the test adds the memory under test itself */
 
-#define VM_RING_ENTRIES 1024
+#define VM_RING_ENTRIES 2048 /* PML takes 576 as reserve */
 
 /* What a vCPU is to do and how far it is; one page in the low slot. */
 struct vm_box {

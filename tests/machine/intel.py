@@ -21,7 +21,7 @@ HAS_NOT = ["shell", "out", "icount"]
 CHATTY = True
 # How many instructions a second of the machine has.  Bochs's own idea, 2.4 G, makes
 # every sleep and timer as many times slower for who waits.
-KHZ = 100000
+KHZ = 50000
 
 
 def kmod(top, cfg):
