@@ -1,0 +1,946 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Interrupt routing: what a policy is asked about, that its answers cannot send
+ * an interrupt where the guest did not, and that none is lost or taken twice.
+ *
+ * Each interrupt is waited for, until the guest has sent its EOI, before the next
+ * is sent, so that two do not become one in an IRR.  What KVM's local APICs accepted
+ * is counted, and has to be what was sent, vCPU by vCPU.  What the guest counts may
+ * be more: in QEMU's SVM about one in 3000 comes twice, on stock KVM and to a fixed
+ * destination as well.
+ */
+#include "harness.h"
+#include "ext.h"
+#include "bpf/irq_probe.h"
+
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+
+#define CPUS 4
+#define PD_APIC 0x6000UL /* page directory of the local APIC's gigabyte */
+
+/* As in kvm.ko */
+#define OWN (-1)
+enum { IN_GUEST = 1, LOADED = 2, PREEMPTED = 4, HALTED = 8, READY = 16 };
+
+/* How the local APICs are set up */
+enum mode { FLAT, CLUSTER, X2APIC };
+
+/* How an interrupt gets in */
+enum via { MSI, IRQFD, PIN };
+
+/* Handlers.  What they count they have sent the EOI of. */
+asm(".pushsection guest_text, \"ax\"\n"
+    ".local guest_xapic, guest_x2apic\n"
+    "guest_xapic: push %rax\n"
+    "	movl $0xfee000b0, %eax\n"
+    "	movl $0, (%rax)\n"
+    "	incq %gs:80\n"
+    "	pop %rax\n"
+    "	iretq\n"
+    "guest_x2apic: push %rax\n"
+    "	push %rcx\n"
+    "	push %rdx\n"
+    "	movl $0x80b, %ecx\n"
+    "	xorl %eax, %eax\n"
+    "	xorl %edx, %edx\n"
+    "	wrmsr\n"
+    "	incq %gs:80\n"
+    "	pop %rdx\n"
+    "	pop %rcx\n"
+    "	pop %rax\n"
+    "	iretq\n"
+    ".popsection\n");
+extern const char guest_xapic[] asm("guest_xapic"), guest_x2apic[] asm("guest_x2apic");
+
+struct irq_head {
+	__u32 vm;
+	__u32 flags;
+	char name[32];
+};
+
+FIXTURE(irq)
+{
+	struct vm vm;
+	pid_t pid;
+	int kmsg;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	volatile struct irq_probe_knobs *k;
+	volatile struct irq_probe_counts *c;
+	struct bpf_object *accept;
+	struct bpf_link *accept_link;
+	volatile uint64_t(*accepted)[256]; /* by vCPU id and vector */
+	uint64_t before[CPUS];
+	int fd; /* eventfd of GSI 40 */
+	volatile bool quit;
+};
+
+static int irq_policies(void)
+{
+	char *text = ext_read(EXT_STATE), *p = text;
+	int n = 0;
+
+	if (!text)
+		return -ENOENT;
+	for (; (p = strstr(p, "policy table=irq")); p++)
+		n += p == text || p[-1] == '\n';
+	free(text);
+	return n;
+}
+
+/* Open a policy, for one VM; the first map of type struct_ops is its table. */
+static int irq_attach(const char *path, pid_t vm, struct bpf_object **obj, struct bpf_link **link)
+{
+	struct bpf_map *map, *ops = NULL;
+	struct irq_head *head;
+	size_t size;
+	int ret;
+
+	*obj = ext_open(path);
+	if (!*obj)
+		return -errno;
+	bpf_object__for_each_map(map, *obj) if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+		ops = map;
+	head = ops ? bpf_map__initial_value(ops, &size) : NULL;
+	if (!head || size < sizeof(*head))
+		return -EBADMSG;
+	head->vm = vm;
+	ret = bpf_object__load(*obj);
+	return ret ?: ext_attach(ops, link);
+}
+
+static int probe_on(FIXTURE_DATA(irq) * self)
+{
+	int ret = irq_attach("bpf/irq_probe.bpf.o", self->pid, &self->obj, &self->link);
+
+	if (ret)
+		return ret;
+	self->k = ext_map_memory(self->obj, ".data");
+	self->c = ext_map_memory(self->obj, ".bss");
+	return self->k && self->c ? 0 : -ENOMEM;
+}
+
+static void probe_off(FIXTURE_DATA(irq) * self)
+{
+	bpf_link__destroy(self->link);
+	if (self->k)
+		munmap((void *)self->k, 4096);
+	if (self->c)
+		munmap((void *)self->c, (sizeof(*self->c) + 4095) & ~4095UL);
+	bpf_object__close(self->obj);
+	self->link = NULL;
+	self->obj = NULL;
+	self->k = NULL;
+	self->c = NULL;
+}
+
+/* Not while it runs: KVM waits for it to come out */
+static int apic(struct vm *vm, int i, enum mode mode, bool disabled)
+{
+	struct kvm_lapic_state lapic;
+	struct kvm_sregs s;
+	uint32_t *reg;
+	int ret;
+
+	if (mode == X2APIC) {
+		ret = vm_ioctl(vm->cpu[i].fd, KVM_GET_SREGS, &s);
+		s.apic_base |= 0xc00;
+		ret = ret ?: vm_ioctl(vm->cpu[i].fd, KVM_SET_SREGS, &s);
+		if (ret)
+			return ret;
+	}
+	ret = vm_ioctl(vm->cpu[i].fd, KVM_GET_LAPIC, &lapic);
+	if (ret)
+		return ret;
+	reg = (uint32_t *)lapic.regs;
+	if (mode != X2APIC) {
+		reg[0xd0 / 4] = (mode == FLAT ? 1U << i : (uint32_t)(i / 2) << 4 | 1U << i % 2)
+				<< 24;
+		reg[0xe0 / 4] = mode == FLAT ? 0xffffffff : 0x0fffffff;
+	}
+	reg[0xf0 / 4] = disabled ? 0xff : 0x1ff;
+	return vm_ioctl(vm->cpu[i].fd, KVM_SET_LAPIC, &lapic);
+}
+
+/* Local APICs of that mode; logical ids: bit i, or bit i % 2 of cluster i / 2. */
+static int apics(struct vm *vm, enum mode mode, uint32_t disabled)
+{
+	uint64_t *pdpt = vm->low + VM_PDPT, *pd = vm->low + PD_APIC, *idt = vm->low + VM_IDT;
+	uint64_t handler = guest_addr(mode == X2APIC ? guest_x2apic : guest_xapic);
+	int ret = 0;
+
+	pdpt[3] = PD_APIC | 0x23;
+	pd[0xfee00000 >> 21 & 511] = 0xfee00000 | 0xf3;
+	idt[VM_VECTOR * 2] = (handler & 0xffff) | 8 << 16 | 0x8eULL << 40 |
+			     (handler & 0xffff0000) << 32;
+	idt[VM_VECTOR * 2 + 1] = handler >> 32;
+
+	for (int i = 0; i < vm->ncpus && !ret; i++)
+		ret = apic(vm, i, mode, disabled & 1U << i);
+	return ret;
+}
+
+/* End what a vCPU does, out of a halt too */
+static int end(struct vm_cpu *cpu)
+{
+	cpu->box->stop = 1;
+	cpu->box->rounds = 0;
+	vm_msi(cpu->vm, cpu->id, true);
+	return cpu_join(cpu);
+}
+
+FIXTURE_SETUP(irq)
+{
+	self->pid = getpid();
+	self->fd = -1;
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	ASSERT_EQ(0, irq_policies());
+	vm_signals();
+	self->accept = ext_open("bpf/irq_accept.bpf.o");
+	ASSERT_NE(NULL, self->accept);
+	ASSERT_EQ(0, bpf_object__load(self->accept))
+	{
+		TH_LOG("%s", ext_log);
+	}
+	self->accept_link =
+		bpf_program__attach(bpf_object__find_program_by_name(self->accept, "accept"));
+	ASSERT_NE(NULL, self->accept_link);
+	self->accepted = ext_map_memory(self->accept, ".bss");
+	ASSERT_NE(NULL, self->accepted);
+	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP));
+	ASSERT_EQ(0, probe_on(self))
+	{
+		TH_LOG("%s", ext_log);
+	}
+}
+
+FIXTURE_TEARDOWN(irq)
+{
+	const char *splat;
+
+	for (int i = 0; i < CPUS; i++) {
+		if (self->vm.cpu[i].started)
+			end(&self->vm.cpu[i]);
+	}
+	if (self->fd >= 0)
+		close(self->fd);
+	probe_off(self);
+	bpf_link__destroy(self->accept_link);
+	bpf_object__close(self->accept);
+	vm_free(&self->vm);
+	splat = kmsg_splat(self->kmsg);
+	EXPECT_EQ(NULL, splat)
+	{
+		TH_LOG("kernel: %s", splat);
+	}
+	EXPECT_EQ(0, irq_policies());
+}
+
+static int spin(FIXTURE_DATA(irq) * self, int cpu)
+{
+	cpu_set(&self->vm.cpu[cpu], OP_SPIN, 0, 0, 0);
+	return cpu_start(&self->vm.cpu[cpu]) ?: !WAIT(self->vm.cpu[cpu].box->progress, 5000);
+}
+
+/* Halted they take an interrupt soonest, however many share a CPU. */
+static int halt(FIXTURE_DATA(irq) * self, int cpu)
+{
+	cpu_set(&self->vm.cpu[cpu], OP_HALT, 0, 0, 1ULL << 40);
+	return cpu_start(&self->vm.cpu[cpu]);
+}
+
+static int halt_all(FIXTURE_DATA(irq) * self)
+{
+	int ret = 0;
+
+	for (int i = 0; i < self->vm.ncpus && !ret; i++)
+		ret = halt(self, i);
+	return ret;
+}
+
+/* --- sending --------------------------------------------------------------- */
+
+struct kind {
+	enum via via;
+	unsigned int dest;
+	bool logical;
+	bool lowest; /* delivery mode */
+	bool hint; /* redirection hint of an MSI */
+	bool level;
+	int pin; /* PIN */
+};
+
+static struct kvm_msi msi_of(struct kind k)
+{
+	return (struct kvm_msi){
+		.address_lo = 0xfee00000 | k.dest << 12 | k.hint << 3 | k.logical << 2,
+		.data = VM_VECTOR | k.lowest << 8 | (k.level ? 3 << 14 : 0),
+	};
+}
+
+/*
+ * GSI 40 is the MSI.  The pins go to the IOAPIC alone: by KVM's own table GSI 8
+ * also goes to the PIC, which would interrupt the first vCPU with a vector of its own.
+ */
+static int set_routing(FIXTURE_DATA(irq) * self, struct kind k)
+{
+	struct kvm_msi msi = msi_of(k);
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry e[3];
+	} r = {
+		.head.nr = 3,
+		.e[0] = { .gsi = 40,
+			  .type = KVM_IRQ_ROUTING_MSI,
+			  .u.msi = { .address_lo = msi.address_lo, .data = msi.data } },
+		.e[1] = { .gsi = 8,
+			  .type = KVM_IRQ_ROUTING_IRQCHIP,
+			  .u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = 8 } },
+		.e[2] = { .gsi = 20,
+			  .type = KVM_IRQ_ROUTING_IRQCHIP,
+			  .u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = 20 } },
+	};
+
+	return vm_ioctl(self->vm.fd, KVM_SET_GSI_ROUTING, &r);
+}
+
+/* Prepare for send(): the GSI's route, the IOAPIC's pin. */
+static int program(FIXTURE_DATA(irq) * self, struct kind k)
+{
+	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
+	struct kvm_irqfd irqfd = { .gsi = 40 };
+	int ret;
+
+	ret = set_routing(self, k);
+	if (ret)
+		return ret;
+	if (k.via == IRQFD) {
+		if (self->fd >= 0)
+			return 0;
+		self->fd = eventfd(0, EFD_CLOEXEC);
+		irqfd.fd = self->fd;
+		return vm_ioctl(self->vm.fd, KVM_IRQFD, &irqfd);
+	}
+	if (k.via == MSI)
+		return 0;
+	ret = vm_ioctl(self->vm.fd, KVM_GET_IRQCHIP, &chip);
+	if (ret)
+		return ret;
+	chip.chip.ioapic.redirtbl[k.pin].bits = (uint64_t)k.dest << 56 | k.level << 15 |
+						k.logical << 11 | k.lowest << 8 | VM_VECTOR;
+	return vm_ioctl(self->vm.fd, KVM_SET_IRQCHIP, &chip);
+}
+
+static int send(FIXTURE_DATA(irq) * self, struct kind k)
+{
+	struct kvm_irq_level line = { .irq = k.pin, .level = 1 };
+	struct kvm_msi msi = msi_of(k);
+	int ret;
+
+	switch (k.via) {
+	case MSI:
+		ret = vm_ioctl(self->vm.fd, KVM_SIGNAL_MSI, &msi);
+		return ret < 0 ? ret : 0;
+	case IRQFD:
+		return eventfd_write(self->fd, 1) ? -errno : 0;
+	case PIN:
+		ret = vm_ioctl(self->vm.fd, KVM_IRQ_LINE_STATUS, &line);
+		/* The status came back in the place of the number. */
+		line = (struct kvm_irq_level){ .irq = k.pin };
+		return ret < 0 ? ret : vm_ioctl(self->vm.fd, KVM_IRQ_LINE, &line);
+	}
+	return -EINVAL;
+}
+
+static uint64_t taken(FIXTURE_DATA(irq) * self)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < self->vm.ncpus; i++)
+		n += self->vm.cpu[i].box->irqs;
+	return n;
+}
+
+static uint64_t accepted(FIXTURE_DATA(irq) * self)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < CPUS; i++)
+		n += self->accepted[i][VM_VECTOR];
+	return n;
+}
+
+/*
+ * Send @n, each when the one before was taken by @copies vCPUs; how many local
+ * APICs accepted, if the guest took all.
+ */
+static int fire(FIXTURE_DATA(irq) * self, struct kind k, int n, int copies)
+{
+	uint64_t had = taken(self), was = accepted(self);
+	int ret = program(self, k);
+
+	for (int i = 0; i < CPUS; i++)
+		self->before[i] = self->accepted[i][VM_VECTOR];
+	for (int i = 0; i < n && !ret; i++) {
+		ret = send(self, k);
+		if (!ret && !WAIT(taken(self) - had >= (uint64_t)(i + 1) * copies, 10000))
+			ret = -ETIMEDOUT;
+	}
+	return ret ?: (int)(accepted(self) - was);
+}
+
+static int got(FIXTURE_DATA(irq) * self, int cpu)
+{
+	return self->accepted[cpu][VM_VECTOR] - self->before[cpu];
+}
+
+/* --- the candidate set ------------------------------------------------------ */
+
+/* Each of @set has its turn, and nobody else gets anything. */
+#define EXPECT_TURNS(k_, set_)                                                             \
+	do {                                                                               \
+		struct kind __k = (k_);                                                    \
+		unsigned int __set = (set_), __nr = __builtin_popcount(__set);             \
+		uint64_t __asked = self->c->asked;                                         \
+		self->k->how = IRQ_PROBE_TURN;                                             \
+		EXPECT_EQ(12, fire(self, __k, 12, 1));                                     \
+		EXPECT_EQ(12, self->c->asked - __asked);                                   \
+		EXPECT_EQ(__nr, self->c->nr);                                              \
+		EXPECT_EQ(__set, self->c->set);                                            \
+		EXPECT_EQ(-ENOENT, self->c->beyond);                                       \
+		EXPECT_EQ(VM_VECTOR, self->c->vector);                                     \
+		EXPECT_EQ(__k.dest, self->c->dest_id);                                     \
+		EXPECT_EQ(0, self->c->flags);                                              \
+		for (int __i = 0; __i < CPUS; __i++)                                       \
+			EXPECT_EQ(__set & 1U << __i ? 12 / (int)__nr : 0, got(self, __i)); \
+	} while (0)
+
+/* Nobody is asked; each of @set gets each of them (one in all if @one). */
+#define EXPECT_NOT_ASKED(k_, set_, one)                                                   \
+	do {                                                                              \
+		unsigned int __set = (set_), __n = (one) ? 1 : __builtin_popcount(__set); \
+		uint64_t __asked = self->c->asked;                                        \
+		int __sum = 0;                                                            \
+		EXPECT_EQ(6 * (int)__n, fire(self, (k_), 6, __n));                        \
+		EXPECT_EQ(0, self->c->asked - __asked);                                   \
+		for (int __i = 0; __i < CPUS; __i++) {                                    \
+			__sum += got(self, __i);                                          \
+			if (!(__set & 1U << __i)) {                                       \
+				EXPECT_EQ(0, got(self, __i));                             \
+			} else if (!(one)) {                                              \
+				EXPECT_EQ(6, got(self, __i));                             \
+			}                                                                 \
+		}                                                                         \
+		EXPECT_EQ(6 * (int)__n, __sum);                                           \
+	} while (0)
+
+TEST_F_TIMEOUT(irq, flat, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	for (enum via via = MSI; via <= IRQFD; via++) {
+		EXPECT_TURNS(((struct kind){ .via = via, .dest = 6, .logical = 1, .lowest = 1 }),
+			     6);
+		EXPECT_TURNS(((struct kind){ .via = via, .dest = 0xd, .logical = 1, .hint = 1 }),
+			     0xd);
+		/* Bits of nobody are no candidates. */
+		EXPECT_TURNS(((struct kind){ .via = via, .dest = 0xf5, .logical = 1, .lowest = 1 }),
+			     5);
+	}
+}
+
+TEST_F_TIMEOUT(irq, cluster, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, CLUSTER, 0));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(((struct kind){ .dest = 0x03, .logical = 1, .lowest = 1 }), 3);
+	EXPECT_TURNS(((struct kind){ .via = IRQFD, .dest = 0x13, .logical = 1, .lowest = 1 }), 0xc);
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 0x12, .logical = 1, .lowest = 1 }), 8, false);
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 0x13, .logical = 1 }), 0xc, false);
+}
+
+TEST_F_TIMEOUT(irq, x2apic, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, X2APIC, 0));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(((struct kind){ .dest = 6, .logical = 1, .lowest = 1 }), 6);
+	EXPECT_TURNS(((struct kind){ .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 }), 0xf);
+	EXPECT_TURNS(((struct kind){ .via = PIN, .pin = 20, .dest = 3, .logical = 1, .lowest = 1 }),
+		     3);
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 2 }), 4, false);
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 6, .logical = 1 }), 6, false);
+}
+
+TEST_F_TIMEOUT(irq, broadcast, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(((struct kind){ .dest = 0xff, .logical = 1, .lowest = 1 }), 0xf);
+	EXPECT_TURNS(((struct kind){ .via = IRQFD, .dest = 0xff, .logical = 1, .lowest = 1 }), 0xf);
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 0xff, .logical = 1 }), 0xf, false);
+	/* KVM makes a fixed one of it. */
+	EXPECT_NOT_ASKED(((struct kind){ .dest = 0xff, .lowest = 1 }), 0xf, false);
+}
+
+TEST_F_TIMEOUT(irq, never_moved, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	self->k->how = IRQ_PROBE_TURN;
+	for (enum via via = MSI; via <= IRQFD; via++) {
+		/* one destination, however it is written */
+		EXPECT_NOT_ASKED(((struct kind){ .via = via, .dest = 2 }), 4, false);
+		EXPECT_NOT_ASKED(((struct kind){ .via = via, .dest = 2, .lowest = 1 }), 4, false);
+		EXPECT_NOT_ASKED(((struct kind){ .via = via, .dest = 2, .hint = 1 }), 4, false);
+		EXPECT_NOT_ASKED(
+			((struct kind){ .via = via, .dest = 4, .logical = 1, .lowest = 1 }), 4,
+			false);
+		/* to each of several */
+		EXPECT_NOT_ASKED(((struct kind){ .via = via, .dest = 7, .logical = 1 }), 7, false);
+		/* level-triggered */
+		EXPECT_NOT_ASKED(
+			((struct kind){
+				.via = via, .dest = 7, .logical = 1, .lowest = 1, .level = 1 }),
+			7, true);
+	}
+	EXPECT_NOT_ASKED(
+		((struct kind){
+			.via = PIN, .pin = 20, .dest = 7, .logical = 1, .lowest = 1, .level = 1 }),
+		7, true);
+	EXPECT_NOT_ASKED(((struct kind){ .via = PIN, .pin = 20, .dest = 7, .logical = 1 }), 7,
+			 false);
+}
+
+TEST_F_TIMEOUT(irq, ioapic, 100)
+{
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(
+		((struct kind){ .via = PIN, .pin = 20, .dest = 0xe, .logical = 1, .lowest = 1 }),
+		0xe);
+	/*
+	 * The RTC's: KVM waits for the EOI of whoever got it, and drops what comes
+	 * before.  One lost EOI, and none of the rest would come.
+	 */
+	EXPECT_TURNS(
+		((struct kind){ .via = PIN, .pin = 8, .dest = 0xf, .logical = 1, .lowest = 1 }),
+		0xf);
+}
+
+TEST_F_TIMEOUT(irq, disabled_apics, 100)
+{
+	struct kind k = { .dest = 0xe, .logical = 1, .lowest = 1 };
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 4));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(k, 0xa);
+	k.via = IRQFD;
+	EXPECT_TURNS(k, 0xa);
+	/* The slow path, too. */
+	k.dest = 0xff;
+	k.via = MSI;
+	self->k->how = IRQ_PROBE_TURN;
+	EXPECT_EQ(12, fire(self, k, 12, 1));
+	EXPECT_EQ(0xb, self->c->set);
+	EXPECT_EQ(0, got(self, 2));
+	/* One that is left is no choice. */
+	EXPECT_NOT_ASKED(
+		((struct kind){ .via = PIN, .pin = 20, .dest = 2, .logical = 1, .lowest = 1 }), 2,
+		false);
+}
+
+/* --- what a policy sees ----------------------------------------------------- */
+
+TEST_F_TIMEOUT(irq, states, 100)
+{
+	struct kind k = { .dest = 0xf, .logical = 1, .lowest = 1 };
+	struct vm_cpu *cpu = self->vm.cpu;
+	uint32_t all = 0;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	/* 0 spins, 1 is halted, 2 and 3 are in user space */
+	ASSERT_EQ(0, spin(self, 0));
+	cpu_set(&cpu[1], OP_HALT, 0, 0, 1000);
+	ASSERT_EQ(0, cpu_start(&cpu[1]));
+	self->k->how = IRQ_PROBE_VCPU;
+	self->k->answer = 0;
+	/* Until the vCPU is halted; and 0 may be preempted at any one moment. */
+	EXPECT_TRUE(WAIT((fire(self, k, 1, 1), self->c->state[1] & HALTED), 3000));
+	for (int i = 0; i < 200 && !(all & IN_GUEST); i++) {
+		EXPECT_EQ(1, fire(self, k, 1, 1));
+		all |= self->c->state[0];
+		EXPECT_EQ(0, self->c->state[0] & HALTED);
+		EXPECT_EQ(0, self->c->state[2]);
+		EXPECT_EQ(0, self->c->state[3]);
+	}
+	EXPECT_EQ(IN_GUEST | LOADED, all & (IN_GUEST | LOADED));
+	EXPECT_NE(0, self->c->since_ns[0]);
+	EXPECT_LT(self->c->since_ns[0], now_ns());
+	EXPECT_LE(0, self->c->cpu[0]);
+
+	/* It wakes for one that is sent there. */
+	self->k->answer = 1;
+	EXPECT_EQ(1, fire(self, k, 1, 1));
+	EXPECT_EQ(1, got(self, 1));
+
+	/* What waits for 2, who does not run: one vector, once in its IRR. */
+	self->k->answer = 2;
+	ASSERT_EQ(0, send(self, k));
+	self->k->answer = 0;
+	EXPECT_EQ(1, fire(self, k, 1, 1));
+	EXPECT_EQ(1, self->c->pending[2]);
+	EXPECT_EQ(0, self->c->pending[3]);
+	/* And it is not moved: 2 takes it when it runs. */
+	ASSERT_EQ(0, spin(self, 2));
+	EXPECT_TRUE(WAIT(cpu[2].box->irqs, 10000));
+	EXPECT_LT(0, self->c->runs[0]);
+	EXPECT_LT(0, self->c->runs[2]);
+}
+
+TEST_F_TIMEOUT(irq, own_choice, 100)
+{
+	struct kind k = { .dest = 7, .logical = 1, .lowest = 1 };
+	int cpu = VM_VECTOR % 3;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	self->k->how = IRQ_PROBE_OWN;
+	EXPECT_EQ(10, fire(self, k, 10, 1));
+	EXPECT_EQ(10, got(self, cpu));
+	EXPECT_EQ(10, self->c->asked);
+	EXPECT_EQ(cpu, self->c->own);
+	/* As with no policy */
+	probe_off(self);
+	EXPECT_EQ(10, fire(self, k, 10, 1));
+	EXPECT_EQ(10, got(self, cpu));
+}
+
+TEST_F_TIMEOUT(irq, counts, 100)
+{
+	struct kind k = { .dest = 6, .logical = 1, .lowest = 1 };
+	char match[64];
+	int own;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	self->k->how = IRQ_PROBE_TURN;
+	EXPECT_EQ(20, fire(self, k, 20, 1));
+	own = self->c->own + 1;
+	snprintf(match, sizeof(match), "pid=%d id=%d", self->pid, own);
+	EXPECT_EQ(10, ext_num("irq_vcpu", match, "kept"));
+	EXPECT_EQ(0, ext_num("irq_vcpu", match, "routed"));
+	snprintf(match, sizeof(match), "pid=%d id=%d", self->pid, 3 - own);
+	EXPECT_EQ(0, ext_num("irq_vcpu", match, "kept"));
+	EXPECT_EQ(10, ext_num("irq_vcpu", match, "routed"));
+	snprintf(match, sizeof(match), "pid=%d", self->pid);
+	EXPECT_TRUE(ext_is("irq_vm", match, "policy", "irq_probe"));
+	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
+	EXPECT_LE(20, policy_num("irq_probe", "calls"));
+}
+
+/* --- bad policies ------------------------------------------------------------ */
+
+TEST_F_TIMEOUT(irq, wrong_answers_eject, 100)
+{
+	struct kind k = { .dest = 6, .logical = 1, .lowest = 1 };
+	static const int32_t wrong[] = { 2, -2, INT32_MAX, INT32_MIN, 32 };
+	int own;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	self->k->how = IRQ_PROBE_INDEX;
+	for (int i = 0; i < 63; i++) {
+		self->k->answer = wrong[i % 5];
+		EXPECT_EQ(1, fire(self, k, 1, 1));
+		own = self->c->own + 1;
+		EXPECT_EQ(1, got(self, own));
+	}
+	EXPECT_EQ(63, policy_num("irq_probe", "invalid"));
+	EXPECT_TRUE(policy_is("irq_probe", "active"));
+	EXPECT_EQ(1, fire(self, k, 1, 1));
+	EXPECT_TRUE(policy_is("irq_probe", "ejected"));
+	EXPECT_TRUE(policy_has("irq_probe", "kind", "answers"));
+	/* From now on KVM alone. */
+	EXPECT_EQ(10, fire(self, k, 10, 1));
+	EXPECT_EQ(10, got(self, own));
+	EXPECT_EQ(64, self->c->asked);
+}
+
+TEST_F_TIMEOUT(irq, gives_up, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 6, .logical = 1, .lowest = 1 };
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	self->k->error = 1;
+	EXPECT_EQ(5, fire(self, k, 5, 1));
+	EXPECT_EQ(1, self->c->asked);
+	EXPECT_TRUE(policy_is("irq_probe", "ejected"));
+	EXPECT_TRUE(policy_has("irq_probe", "kind", "policy"));
+	EXPECT_EQ(7, policy_num("irq_probe", "code"));
+	EXPECT_TRUE(policy_has("irq_probe", "msg", "irq_probe: the first error"));
+}
+
+/* For some seconds; KVMEXT_IRQ_SECONDS says how many. */
+TEST_F_TIMEOUT(irq, random_answers, 200)
+{
+	const char *text = getenv("KVMEXT_IRQ_SECONDS");
+	uint64_t end = now_ns() + (text ? atoi(text) : 5) * 1000 * MS;
+	uint64_t sent = 0, rnd = 88172645463325252ULL;
+	int lost = 0, n;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	while (now_ns() < end && !lost) {
+		struct kind k = { .logical = 1, .lowest = 1, .via = sent & 1 ? IRQFD : MSI };
+
+		rnd ^= rnd << 13;
+		rnd ^= rnd >> 7;
+		rnd ^= rnd << 17;
+		k.dest = 1 + (rnd >> 8) % 15;
+		/* Wild answers eject; then it is put in charge again. */
+		self->k->how = rnd % 64 ? IRQ_PROBE_RANDOM : IRQ_PROBE_WILD;
+		n = fire(self, k, 1, 1);
+		lost = n != 1;
+		EXPECT_EQ(1, n)
+		{
+			TH_LOG("to 0x%x: %d %d %d %d", k.dest, got(self, 0), got(self, 1),
+			       got(self, 2), got(self, 3));
+		}
+		for (int i = 0; i < CPUS; i++)
+			if (!(k.dest & 1U << i))
+				EXPECT_EQ(0, got(self, i));
+		sent++;
+		if (self->c->wild >= 60) {
+			probe_off(self);
+			ASSERT_EQ(0, probe_on(self));
+		}
+	}
+	EXPECT_EQ(sent, accepted(self));
+	EXPECT_LE(sent, taken(self));
+	/* See above; it is not to hide a policy's doing. */
+	EXPECT_GE(sent / 200 + 2, taken(self) - sent);
+	TH_LOG("%llu interrupts, each accepted once; the guest took %llu twice",
+	       (unsigned long long)sent, (unsigned long long)(taken(self) - sent));
+}
+
+/* --- while it is at work ------------------------------------------------------ */
+
+static void *switcher(void *arg)
+{
+	FIXTURE_DATA(irq) *self = arg;
+
+	while (!self->quit) {
+		struct kind k = { .via = IRQFD, .logical = 1, .lowest = 1, .dest = 3 };
+
+		set_routing(self, k);
+		k.dest = 0xc;
+		set_routing(self, k);
+		k.dest = 4;
+		set_routing(self, k);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(irq, affinity_changes, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 3, .logical = 1, .lowest = 1 };
+	uint64_t had, was;
+	pthread_t t;
+	int i;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	ASSERT_EQ(0, program(self, k));
+	self->k->how = IRQ_PROBE_TURN;
+	pthread_create(&t, NULL, switcher, self);
+	had = taken(self);
+	was = accepted(self);
+	for (i = 0; i < 500; i++) {
+		if (send(self, k) || !WAIT(taken(self) - had >= (uint64_t)i + 1, 10000))
+			break;
+	}
+	self->quit = true;
+	pthread_join(t, NULL);
+	EXPECT_EQ(500, i);
+	EXPECT_EQ(500, accepted(self) - was);
+	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
+}
+
+TEST_F_TIMEOUT(irq, detach_under_load, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };
+	int i, n = 0;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	for (i = 0; i < 10; i++) {
+		self->k->how = IRQ_PROBE_TURN;
+		n += fire(self, k, 20, 1);
+		probe_off(self);
+		n += fire(self, k, 5, 1);
+		ASSERT_EQ(0, probe_on(self));
+	}
+	EXPECT_EQ(250, n);
+	/* The kill switch, and back */
+	EXPECT_EQ(0, ext_enable(false));
+	EXPECT_EQ(5, fire(self, k, 5, 1));
+	EXPECT_EQ(0, self->c->asked);
+	EXPECT_EQ(0, ext_enable(true));
+	EXPECT_EQ(5, fire(self, k, 5, 1));
+	EXPECT_EQ(5, self->c->asked);
+}
+
+TEST_F_TIMEOUT(irq, killed_loader, 100)
+{
+	struct kind k = { .dest = 0xf, .logical = 1, .lowest = 1 };
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	pid_t child;
+	int i;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	probe_off(self);
+	child = fork();
+	if (!child) {
+		if (irq_attach("../bpf/spread.bpf.o", getppid(), &obj, &link))
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	ASSERT_TRUE(WAIT(irq_policies() == 1, 10000));
+	EXPECT_EQ(8, fire(self, k, 8, 1));
+	for (i = 0; i < CPUS; i++)
+		EXPECT_EQ(2, got(self, i));
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	EXPECT_TRUE(WAIT(irq_policies() == 0, 10000));
+	EXPECT_EQ(8, fire(self, k, 8, 1));
+	EXPECT_EQ(8, got(self, VM_VECTOR % CPUS));
+}
+
+/* A vCPU is unplugged: its thread ends, its local APIC is off. */
+TEST_F_TIMEOUT(irq, unplug, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xc, .logical = 1, .lowest = 1 };
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	EXPECT_TURNS(k, 0xc);
+	ASSERT_EQ(0, end(&self->vm.cpu[3]));
+	ASSERT_EQ(0, apic(&self->vm, 3, FLAT, true));
+	k.dest = 0xe;
+	EXPECT_TURNS(k, 6);
+	EXPECT_EQ(0, got(self, 3));
+	/* And plugged in again */
+	ASSERT_EQ(0, apic(&self->vm, 3, FLAT, false));
+	ASSERT_EQ(0, halt(self, 3));
+	EXPECT_TURNS(k, 0xe);
+}
+
+/* VMs that are killed in the midst of it, and what is left of them. */
+TEST_F_TIMEOUT(irq, vm_killed, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };
+	struct bpf_object *obj;
+	struct bpf_link *link;
+
+	probe_off(self);
+	vm_free(&self->vm);
+	ASSERT_EQ(0, irq_attach("../bpf/run_first.bpf.o", 0, &obj, &link));
+	for (int i = 0; i < 10; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			/* A VM belongs to the process that made it. */
+			if (vm_create(&self->vm, CPUS, 16, VM_IRQCHIP) ||
+			    apics(&self->vm, FLAT, 0) || halt_all(self) || program(self, k))
+				_exit(1);
+			for (;;)
+				send(self, k);
+		}
+		sleep_ms(300 + i * 37);
+		EXPECT_EQ(0, kill(child, SIGKILL));
+		EXPECT_EQ(child, waitpid(child, NULL, 0));
+	}
+	EXPECT_TRUE(policy_is("run_first", "active"));
+	EXPECT_EQ(0, policy_num("run_first", "invalid"));
+	/* It forgot them: nothing of them is in its maps. */
+	EXPECT_TRUE(WAIT(({
+				 uint64_t key[2];
+				 struct bpf_map *map = bpf_object__find_map_by_name(obj, "lines");
+				 bpf_map__get_next_key(map, NULL, key, sizeof(key)) == -ENOENT;
+			 }),
+			 5000));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP));
+	ASSERT_EQ(0, probe_on(self));
+}
+
+/* --- the policies -------------------------------------------------------------- */
+
+static int fire_policy(FIXTURE_DATA(irq) * self, const char *path, int n, int *moves)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	int ret, last = -1;
+
+	ret = irq_attach(path, self->pid, &obj, &link);
+	if (ret)
+		return ret;
+	*moves = 0;
+	for (int i = 0; i < n && fire(self, k, 1, 1) == 1; i++) {
+		ret++;
+		for (int cpu = 0; cpu < CPUS; cpu++) {
+			if (!got(self, cpu))
+				continue;
+			*moves += last >= 0 && last != cpu;
+			last = cpu;
+		}
+	}
+	if (policy_num("spread", "invalid") > 0 || policy_num("sticky", "invalid") > 0 ||
+	    policy_num("run_first", "invalid") > 0)
+		ret = -EBADE;
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	return ret;
+}
+
+TEST_F_TIMEOUT(irq, shipped_policies, 100)
+{
+	int moves;
+
+	probe_off(self);
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	/* 0 is in user space and KVM's own choice; 2 spins; 1 and 3 are halted */
+	ASSERT_EQ(0, VM_VECTOR % CPUS);
+	ASSERT_EQ(0, spin(self, 2));
+	cpu_set(&self->vm.cpu[1], OP_HALT, 0, 0, 1000000);
+	cpu_set(&self->vm.cpu[3], OP_HALT, 0, 0, 1000000);
+	ASSERT_EQ(0, cpu_start(&self->vm.cpu[1]));
+	ASSERT_EQ(0, cpu_start(&self->vm.cpu[3]));
+	sleep_ms(200);
+
+	EXPECT_EQ(100, fire_policy(self, "../bpf/run_first.bpf.o", 100, &moves));
+	TH_LOG("run_first: %d moves, vCPU 2 took %llu of 100", moves,
+	       (unsigned long long)self->accepted[2][VM_VECTOR]);
+	EXPECT_EQ(0, self->accepted[0][VM_VECTOR]);
+	/* 2 may be preempted now and then; nearly all are its own */
+	EXPECT_LT(60, self->accepted[2][VM_VECTOR]);
+
+	ASSERT_EQ(0, spin(self, 0));
+	EXPECT_EQ(100, fire_policy(self, "../bpf/sticky.bpf.o", 100, &moves));
+	TH_LOG("sticky: %d moves", moves);
+	EXPECT_GT(50, moves);
+	EXPECT_EQ(100, fire_policy(self, "../bpf/spread.bpf.o", 100, &moves));
+	EXPECT_EQ(99, moves);
+
+	ASSERT_EQ(0, probe_on(self));
+}
+
+TEST_MAIN
