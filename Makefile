@@ -229,6 +229,9 @@ bench-trace: all
 	@kernel-patches/setup.sh deps linux-perf bpfcc-tools
 	$(Q)tests/bench/trace.py $(PAIRS:%=--pairs %)
 
+bench-irq: all
+	$(Q)tests/bench/irq.py
+
 shell: all
 	$(Q)tests/machine/run --shell
 
@@ -280,6 +283,7 @@ help:
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make bench-trace         what top, trace and hist add to an exit, beside perf and kvm_stat'
+	@echo 'make bench-irq           what routing interrupts by policy costs and brings'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
@@ -295,4 +299,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace FORCE
+.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq FORCE

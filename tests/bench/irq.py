@@ -1,0 +1,84 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""What routing interrupts by policy costs, and what it brings.
+
+    tests/bench/irq.py [--interrupts N] [--out FILE]
+
+Cost: instructions of the host for one KVM_SIGNAL_MSI and one write to an irqfd, of an
+interrupt that two vCPUs may take, counted as exits.py does (one CPU, -icount): stock,
+patched with nothing attached, and under each policy.
+
+Gain: two vCPUs spin on two CPUs, and a busy thread shares the second CPU. Time from sending
+to the guest's handler, KVM's own choice (its noop policy) against the policies.
+
+Times of an emulated machine, good for comparison within one run. Exit status 1 if something
+was lost, or a count is not typical.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+PROGRAM = "build/tests/bench/irq"
+POLICIES = {"noop": "noop_irq", "spread": "spread", "sticky": "sticky", "run_first": "run_first"}
+MARK = "#@kvm_ext "
+
+
+def machine(args, steps, what):
+    """Run PROGRAM under one policy after another in one machine: {step: its JSON}"""
+    script = ["set -e"]
+    for name in steps:
+        script.append(f"echo '{MARK}{name}'")
+        if name in POLICIES:
+            script.append(f"build/kvmext -q load build/bpf/{POLICIES[name]}.bpf.o")
+        script.append(f"{PROGRAM} {what}")
+        if name in POLICIES:
+            script.append(f"build/kvmext -q unload irq:{name}")
+    p = subprocess.run([f"{TOP}/tests/machine/run", "--timeout", "1200", *args, "--", "sh", "-c",
+                        "\n".join(script)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
+    if p.returncode:
+        sys.exit(f"irq.py: {what} ended with status {p.returncode}:\n{p.stdout}")
+    out, step = {}, None
+    for line in p.stdout.splitlines():
+        if line.startswith(MARK):
+            step = line[len(MARK):].strip()
+        elif line.startswith("{"):
+            out[step] = json.loads(line)
+    return out
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--interrupts", type=int, default=2000, metavar="N")
+    p.add_argument("--out", default=f"{TOP}/build/results/irq.json", metavar="FILE")
+    opts = p.parse_args()
+
+    cost = machine(["--icount", "--modules", "stock"], ["stock"], "count")
+    cost |= machine(["--icount", "--modules", "ours"], ["patched", *POLICIES, "after"], "count")
+    print(f"  {'instructions':12} {'MSI':>7} {'added':>7} {'irqfd':>7} {'added':>7}")
+    bad = []
+    for name, c in cost.items():
+        print(f"  {name:12} {c['msi']:7} {c['msi'] - cost['stock']['msi']:+7} {c['irqfd']:7} "
+              f"{c['irqfd'] - cost['stock']['irqfd']:+7}", flush=True)
+        bad += [f"{name}, {k}: no count is typical" for k in ("msi", "irqfd") if c[f"{k}_had_it"] < 2048]
+
+    gain = machine(["--icount", "--cpus", "2"], list(POLICIES), f"latency {opts.interrupts}")
+    print(f"  {'latency, us':12} {'median':>9} {'99 %':>9} {'worst':>9} {'to vCPU 0':>10} {'lost':>5}")
+    for name, g in gain.items():
+        print(f"  {name:12} {g['median_us']:9} {g['p99_us']:9} {g['worst_us']:9} {g['vcpu0']:10} {g['lost']:5}")
+        bad += [f"{name}: {g['lost']} lost"] if g["lost"] else []
+
+    os.makedirs(os.path.dirname(opts.out), exist_ok=True)
+    with open(opts.out, "w") as f:
+        json.dump({"machine": "amd", "instructions": cost, "latency": gain}, f, indent=1)
+        f.write("\n")
+    for b in bad:
+        print(f"  FAIL  {b}")
+    print(f"  {opts.out}")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
