@@ -130,7 +130,7 @@ CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
 # What of bpf/ is a part of the tool, no policy.
-tool_bpf := mark top dirty trace hist
+tool_bpf := mark top dirty trace hist steer
 USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz
 user_src := $(wildcard user/*.c)
 user_obj := $(user_src:%.c=build/%.o)
@@ -164,6 +164,9 @@ test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
 # It looks into the maps of top.
 build/tests/tool/vmcrowd: build/bpf/top.skel.h
+# The guest that gets packets, and who sends them.
+test_progs += build/tests/steer/guest build/tests/steer/ping
+build/tests/steer/guest: TEST_CFLAGS += -static
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)

@@ -90,6 +90,7 @@ int cmd_load(int argc, char **argv);
 int cmd_mark(int argc, char **argv);
 int cmd_set(int argc, char **argv);
 int cmd_status(int argc, char **argv);
+int cmd_steer(int argc, char **argv);
 int cmd_switch(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_trace(int argc, char **argv);

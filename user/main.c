@@ -20,6 +20,7 @@ static const struct {
 	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
 	{ "doctor", cmd_doctor }, { "top", cmd_top },	    { "dirty", cmd_dirty },
 	{ "doctor", cmd_doctor }, { "trace", cmd_trace },   { "hist", cmd_hist },
+	{ "steer", cmd_steer },
 };
 
 /* The argument that argp could not make sense of. */
@@ -156,6 +157,7 @@ static const char top_doc[] =
 	"  dirty [INTERVAL [COUNT]]              dirty rate, working set, heat map\n"
 	"  trace [EVENT...]                      what KVM does, event by event\n"
 	"  hist WHAT                             how long it takes, as a histogram\n"
+	"  steer --vm PID TAP                    packets to a queue whose vCPU runs\n"
 	"  doctor                                what this machine has and lacks\n"
 	"\n"
 	"Exit codes:\n"
