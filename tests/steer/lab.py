@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """A Linux guest with a tap of several queues, on a KVM host, for the test and the bench of steer.
 
-The VMM and who sends run on the first of our CPUs with vCPU 0; vCPU 1 has the second, where a
-busy process can be put beside it.
+vCPU 0 has the last of our CPUs for itself. vCPU 1 shares the first one with who sends, with the
+VMM's other threads (these two are real-time, so that nothing but vCPU 1 has to wait) and, if
+asked for, with a process that is always busy.
 """
 
 import gzip
@@ -25,7 +26,7 @@ from migrate import Failed, SLOW  # noqa: E402
 
 KVMEXT = os.path.join(TOP, "build/kvmext")
 MAC = "52:54:00:12:34:56"
-BURST_US = 4000         # between bursts, on the mean
+BURST_US = 12000        # between bursts, on the mean
 PACKET_US = 200         # between the packets of a burst: far less than the gap asked for
 PACKETS = 4
 FLOWS = 32
@@ -57,16 +58,12 @@ def host_cpus():
 
 
 class Spinner:
-    """A process that competes for the CPU of vCPU 1"""
+    """A busy process on the CPU of vCPU 1"""
 
     def __enter__(self):
         self.proc = subprocess.Popen(["sh", "-c", "while :; do :; done"])
-        os.sched_setaffinity(self.proc.pid, {self.cpu()})
+        os.sched_setaffinity(self.proc.pid, {Guest.cpus[0]})
         return self
-
-    @staticmethod
-    def cpu():
-        return Guest.cpus[1]
 
     def __exit__(self, *_):
         self.proc.kill()
@@ -123,8 +120,10 @@ class Guest:
             raise Failed(f"{err}; QEMU said: {said!r}; the guest: {self.lines[-4:]}")
 
     def pin(self):
-        for task in os.listdir(f"/proc/{self.pid}/task"):
-            os.sched_setaffinity(int(task), {self.cpus[int(int(task) == self.tids[1])]})
+        for task in map(int, os.listdir(f"/proc/{self.pid}/task")):
+            os.sched_setaffinity(task, {self.cpus[-1 if task == self.tids[0] else 0]})
+            if task not in self.tids:
+                os.sched_setscheduler(task, os.SCHED_FIFO, os.sched_param(1))
 
     def serial(self):
         for raw in self.proc.stdout:
@@ -151,10 +150,10 @@ class Guest:
         return {k: int(v) for k, v in re.findall(r"(\w+)=(-?\d+)", self.ask(b"r", "guest: report"))}
 
     def ping(self, seconds, packets=PACKETS, burst_us=BURST_US):
-        # Beside vCPU 0; vhost's workers were not there before the guest had its driver.
+        # vhost's workers were not there before the guest had its driver.
         self.pin()
-        out = subprocess.run(["taskset", "-c", str(self.cpus[0]), f"{TOP}/build/tests/steer/ping", str(FLOWS),
-                              str(seconds), str(packets), str(burst_us), str(PACKET_US)],
+        cmd = [f"{TOP}/build/tests/steer/ping", FLOWS, seconds, packets, burst_us, PACKET_US, GAP_US]
+        out = subprocess.run(["taskset", "-c", str(self.cpus[0]), "chrt", "-f", "1", *map(str, cmd)],
                              stdout=subprocess.PIPE, text=True, check=True, timeout=(seconds + 60) * SLOW).stdout
         return json.loads(out)
 

@@ -9,19 +9,17 @@
 #define FLOWS 64
 
 /**
- * struct packet - of a burst
+ * struct packet - one
  * @sent: CLOCK_MONOTONIC of the sender
- * @flow: which
- * @burst: from 1 on
- * @index: in the burst, from 0 on
+ * @number: from 0 on
  * @cpu: on which CPU of the guest it was received; in the echo
+ * @order: as how many'th of all; in the echo
  */
 struct packet {
 	uint64_t sent;
-	uint32_t flow;
-	uint32_t burst;
-	uint32_t index;
+	uint32_t number;
 	uint32_t cpu;
+	uint64_t order;
 };
 
 #endif /* __STEER_PACKET_H */

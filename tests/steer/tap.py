@@ -1,0 +1,199 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""The steering test of `make test`; runs in the test machine, prints TAP.
+
+A busy process shares the CPU of vCPU 1, vCPU 0 has one for itself. Who got a packet is what the
+guest says. Only shares and orders are judged, no times: they hold however slow the machine is.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import lab
+from lab import Failed, KVMEXT, SLOW
+
+done = bad = 0
+
+
+def ok(good, text, why=""):
+    global done, bad
+    done += 1
+    bad += not good
+    print(f"{'ok' if good else 'not ok'} {done} - {text}", flush=True)
+    if not good:
+        print(f"# {why}", flush=True)
+    return good
+
+
+def fails(code, text, what, *args):
+    """That exit code, one line, the same as JSON"""
+    p = subprocess.run([KVMEXT, "steer", *map(str, args)], capture_output=True, text=True, timeout=60 * SLOW)
+    j = subprocess.run([KVMEXT, "--json", "steer", *map(str, args)], capture_output=True, text=True,
+                       timeout=60 * SLOW)
+    try:
+        same = json.loads(j.stdout)["error"]["code"] == code
+    except (ValueError, KeyError):
+        same = False
+    ok(p.returncode == j.returncode == code and text in p.stderr and p.stderr.count("\n") == 1 and
+       p.stderr.startswith("kvmext: ") and not p.stdout and same, f"{what}: exit {code}, one line, JSON too",
+       f"exit {p.returncode}: {p.stderr!r} {p.stdout!r}; {j.stdout!r} {j.stderr!r}")
+
+
+def shares(ping):
+    return [round(n / max(1, ping["got"]), 2) for n in ping["per_cpu"][:2]]
+
+
+def in_order(ping, what):
+    ok(ping["pairs"] >= 50 and not ping["split"] and not ping["disorder"] and not ping["twice"] and
+       ping["got"] > ping["sent"] * 0.98,
+       f"{what}: packets within {lab.GAP_US} us of each other come in one queue and in order, none twice",
+       str(ping))
+
+
+def by_vcpu(line):
+    return {q["vcpu"]: q for q in line["queues"]}
+
+
+def steered(guest):
+    plain = guest.ping(3)
+    ok(min(shares(plain)) > 0.15, "without steering both queues are used", str(plain))
+
+    for busy in b"i", b"b":
+        guest.ask(busy, "guest: busy=")
+        what = "the guest computes" if busy == b"b" else "the guest is idle"
+        with lab.Spinner():
+            plain = guest.ping(3)
+            steer = lab.Steer(guest)
+            ping = guest.ping(5)
+            if busy == b"b":
+                fails(8, "another kvmext", "a second steer of the same tap", "--vm", guest.pid, guest.tap)
+            code, end = steer.stop()
+        print(f"# {what}, share of packets by vCPU: {shares(plain)} without, {shares(ping)} with; "
+              f"99th percentile {plain['p99_us']} us, {ping['p99_us']} us", flush=True)
+        ok(shares(plain)[1] > 0.15, f"{what}: without steering the vCPU with the busy CPU has its share",
+           str(plain))
+        ok(shares(ping)[0] > 0.75 and shares(ping)[0] > shares(plain)[0] + 0.1,
+           f"{what}: with it the packets go to the other", f"{ping} {end}")
+        in_order(ping, what)
+        q = by_vcpu(end)
+        ok(code == 0 and set(q) == {0, 1} and
+           sum(v["packets"] for v in q.values()) >= ping["sent"] * 0.9 and
+           all(v["packets"] >= v["bursts"] == sum(v["bursts_by_state"].values()) >= v["moved"]
+               for v in q.values()),
+           f"{what}: it learnt the vCPU of each queue and counted all", str(end))
+        if busy == b"b":
+            n = sum(v["bursts"] for v in q.values())
+            runs = sum(v["bursts_by_state"]["running"] for v in q.values())
+            ok(runs > 0.75 * n, f"{what}: bursts begin in queues whose vCPU runs", str(end))
+    guest.ask(b"i", "guest: busy=")
+
+    # Nobody competes any more: load is spread again.
+    steer = lab.Steer(guest)
+    ping = guest.ping(4)
+    in_order(ping, "nothing is busy")
+    # vCPU 1 still shares its CPU with those who send, which are all that is busy there.
+    ok(shares(ping)[0] < 1, "nothing is busy: the other queue has packets too", f"{ping} {steer.last()}")
+    return steer
+
+
+def moved(guest, steer):
+    """The guest moves its interrupts, and the tool sees where to."""
+    before = {q["queue"]: q["vcpu"] for q in steer.last()["queues"]}
+    guest.ask(b"s", "guest: moved 4")
+    for _ in range(10):
+        guest.ping(1)
+        time.sleep(0.6)
+        after = {q["queue"]: q["vcpu"] for q in steer.last()["queues"]}
+        if after == {q: 1 - v for q, v in before.items()}:
+            break
+    ok(sorted(before.values()) == [0, 1] and after == {q: 1 - v for q, v in before.items()},
+       "the guest moves its interrupts, and the tool follows", f"{before} then {after}")
+    guest.ask(b"s", "guest: moved 4")
+
+
+def killed(guest, steer):
+    steer.proc.kill()
+    steer.proc.wait()
+    # What it last knew is not believed any more after 2 s.
+    time.sleep(2.5)
+    with lab.Spinner():
+        ping = guest.ping(3)
+    ok(ping["got"] > ping["sent"] * 0.98 and min(shares(ping)) > 0.15,
+       "a tool that is killed leaves a tap that works, by hash over both queues", str(ping))
+    p = subprocess.run([KVMEXT, "steer", "--off", "--vm", str(guest.pid), guest.tap], capture_output=True, text=True)
+    ok(p.returncode == 0 and "tun chooses" in p.stdout, "--off gives the choice back to tun", str(p))
+    ping = guest.ping(2)
+    ok(ping["got"] > ping["sent"] * 0.98, "and the tap works", str(ping))
+
+
+def given(guest):
+    """The queues' vCPUs by hand, and a look without a hand"""
+    with lab.Spinner():
+        steer = lab.Steer(guest, "--queue", "0=0", "--queue", "1=1")
+        ping = guest.ping(3)
+        code, end = steer.stop()
+    ok(code == 0 and shares(ping)[0] > 0.75 and {q["queue"]: q["vcpu"] for q in end["queues"]} == {0: 0, 1: 1},
+       "--queue: no need to learn", f"{ping} {end}")
+    report = lab.Steer(guest, "--report")
+    with lab.Spinner():
+        ping = guest.ping(3)
+    code, end = report.stop()
+    ok(code == 0 and min(shares(ping)) > 0.15 and not end["steering"] and set(by_vcpu(end)) == {0, 1} and
+       all(q["state"] != "unknown" and not q["packets"] for q in end["queues"]),
+       "--report tells the queues' vCPUs and states, and leaves packets alone", f"{ping} {end}")
+
+
+def refused(guest):
+    fails(2, "which TAP", "no tap", "--vm", guest.pid)
+    fails(2, "--vm PID is needed", "no VM", "tap0")
+    fails(2, "no QUEUE=VCPU", "a bad queue", "--vm", guest.pid, "tap0", "--queue", "0=x")
+    fails(2, "queue 0 is missing", "a queue left out", "--vm", guest.pid, "tap0", "--queue", "1=1")
+    fails(2, "no number of micro", "a bad gap", "--vm", guest.pid, "tap0", "--gap-us", "nan")
+    fails(2, "no name of an interface", "a bad name", "--vm", guest.pid, "../tap0")
+    fails(7, "has no tap", "another's tap", "--vm", guest.pid, "tap9")
+    fails(7, "has no VM", "a process without a VM", "--vm", os.getpid(), "tap0")
+    fails(7, "no tap", "--off of no tap", "--off", "tap9")
+    p = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all", KVMEXT, "steer", "--vm",
+                        str(guest.pid), "tap0"], capture_output=True, text=True)
+    ok(p.returncode == 3 and p.stderr.count("\n") == 1, "without privilege: exit 3, one line", str(p))
+
+
+def main():
+    guest = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="steer.") as tmp:
+            for vhost in True, False:
+                guest = lab.Guest(tmp, vhost=vhost)
+                print(f"# {'vhost' if vhost else 'QEMU itself'} is the back end", flush=True)
+                steer = steered(guest)
+                if vhost:
+                    moved(guest, steer)
+                    killed(guest, steer)
+                    given(guest)
+                else:
+                    refused(guest)
+                last = guest.report()
+                ok(last["packets"] > 500 and last["lost_vectors"] == 0,
+                   "the guest's log has no 'No irq handler for vector'", str(last))
+                if not vhost:
+                    guest.kill()
+                    code = steer.proc.wait(60 * SLOW)
+                    ok(code == 0, "steer ends with its VM, exit 0", f"{code}: {steer.text()}")
+                guest.kill()
+            guest = lab.Guest(tmp, queues=1)
+            fails(4, "one queue", "a tap of one queue", "--vm", guest.pid, guest.tap)
+    except (Failed, OSError, KeyError, ValueError, subprocess.SubprocessError) as err:
+        ok(False, "the test goes on", f"{type(err).__name__}: {err}")
+    finally:
+        if guest:
+            guest.kill()
+    print(f"1..{done}")
+    return bad > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
