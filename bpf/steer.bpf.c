@@ -55,7 +55,8 @@ struct {
 	__type(value, struct steer_count);
 } counts SEC(".maps");
 
-/* By hash: when the last packet came (ns / 1024) << 8 | its queue */
+/* By hash: when the last packet came (ns / 1024) << 8 | its queue, or AT_HOME */
+#define AT_HOME 255
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, STEER_FLOWS);
@@ -225,7 +226,8 @@ static __always_inline void took(struct tun_file___x *f, long len)
 	if (len <= 0 || !in_vmm())
 		return;
 	tun = BPF_CORE_READ(f, tun);
-	if (!tun || bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(tun, dev, name)) < 0)
+	if (!tun ||
+	    bpf_probe_read_kernel_str(name, sizeof(name), BPF_CORE_READ(tun, dev, name)) < 0)
 		return;
 	for (int i = 0; i < STEER_TAP; i++) {
 		if (name[i] != tap[i])
@@ -389,6 +391,9 @@ static __always_inline u64 rest(u64 usual, u64 since, u64 now)
 	return since + usual > now ? since + usual - now : 0;
 }
 
+/* Who lately had a CPU so soon after being woken is as good as if it were idle. */
+#define SOON_NS 100000
+
 /* @ns: for RANK_WAITS, how long it will be, by the last times */
 static __always_inline u32 rank(const struct steer_vcpu *v, u64 now, u64 *ns)
 {
@@ -396,7 +401,7 @@ static __always_inline u32 rank(const struct steer_vcpu *v, u64 now, u64 *ns)
 	switch (v->state) {
 	case RUN_HALTED:
 		*ns = v->woken_ns;
-		return idle(v->cpu) ? RANK_WOKEN : RANK_WAITS;
+		return idle(v->cpu) || v->woken_ns - 1 < SOON_NS ? RANK_WOKEN : RANK_WAITS;
 	case RUN_READY:
 		*ns = rest(v->woken_ns, v->since, now);
 		return RANK_WAITS;
@@ -488,33 +493,40 @@ int steer(struct __sk_buff *skb)
 	u32 hash = flow_hash(skb), bucket = hash % STEER_FLOWS, nr = nr_queues, home, queue;
 	u64 now = bpf_ktime_get_ns(), *flow = bpf_map_lookup_elem(&flows, &bucket);
 	struct search s = { .now = now, .nr = nr, .rank = RANK_NONE };
-	u64 old, stamp;
+	u64 old, stamp = now >> 10;
+	bool begins;
 
-	/* tun takes it modulo the number of queues. */
-	if (!flow || !nr || nr > STEER_QUEUES || now - beat > STALE_NS)
-		return hash & 0x7fffffff;
-	/* The home has other bits of the hash than the bucket. */
-	home = (hash >> 16) % nr;
+	/*
+	 * The home has other bits of the hash than the bucket.  tun takes what we return
+	 * modulo the number of its queues, so it is the same while we do not know that.
+	 */
+	home = hash >> 16;
+	if (nr)
+		home %= nr;
+	if (!flow)
+		return home;
 	old = *(volatile u64 *)flow;
-	stamp = now >> 10;
-	if ((s64)(stamp - (old >> 8)) < (s64)(gap_ns >> 10) && (old & 0xff) < nr) {
-		queue = old & 0xff;
-		/* A later packet's time stays. */
-		if (stamp > old >> 8)
-			__sync_val_compare_and_swap(flow, old, stamp << 8 | queue);
-		count(queue, home, false);
-		return queue;
+	queue = old & 0xff;
+	begins = (s64)(stamp - (old >> 8)) >= (s64)(gap_ns >> 10);
+	if (begins && nr && nr < AT_HOME && now - beat < STALE_NS) {
+		s.queue = home;
+		s.best = home;
+		bpf_loop(nr, look, &s, 0);
+		queue = s.best;
+	} else if (begins) {
+		queue = AT_HOME;
 	}
-	s.queue = home;
-	s.best = home;
-	bpf_loop(nr, look, &s, 0);
-	/* Of two CPUs that begin a burst of one flow at once, one chooses. */
-	if (__sync_val_compare_and_swap(flow, old, stamp << 8 | s.best) != old) {
-		old = *(volatile u64 *)flow;
-		s.best = old & 0xff;
-		count(s.best, home, false);
-		return s.best;
+	/*
+	 * A later packet's time stays.  Of two CPUs that begin a burst of one flow at once,
+	 * one chooses, for both.
+	 */
+	if ((begins || stamp > old >> 8) &&
+	    __sync_val_compare_and_swap(flow, old, stamp << 8 | queue) != old) {
+		queue = *(volatile u64 *)flow & 0xff;
+		begins = false;
 	}
-	count(s.best, home, true);
-	return s.best;
+	if (queue == AT_HOME)
+		queue = home;
+	count(queue, home, begins);
+	return queue;
 }

@@ -32,7 +32,7 @@ struct steer_args {
 	bool report;
 	bool off;
 	uint32_t vcpu[STEER_QUEUES]; /* + 1 */
-	uint32_t given;		     /* queues, from 0 on */
+	uint32_t given; /* queues, from 0 on */
 };
 
 static const char *const state_names[RUN_STATES] = {
@@ -121,7 +121,8 @@ static const struct argp_option options[] = {
 	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
 	{ "every", OPT_EVERY, "SEC", 0, "show the queues that often, and not at the end only", 0 },
 	{ "report", OPT_REPORT, NULL, 0, "show the queues, leave the packets alone", 0 },
-	{ "off", OPT_OFF, NULL, 0, "give the choice back to tun, after a steer that was killed", 0 },
+	{ "off", OPT_OFF, NULL, 0, "give the choice back to tun, after a steer that was killed",
+	  0 },
 	{}
 };
 
@@ -195,7 +196,8 @@ static int tap_of_vmm(uint32_t pid, const char *tap, int *fd)
 	if (*fd >= 0)
 		return OK;
 	if (!found)
-		return fail(E_VM, others ? str("it has %s", others) : "give the tap that is its own",
+		return fail(E_VM,
+			    others ? str("it has %s", others) : "give the tap that is its own",
 			    "VM %u has no tap %s open", pid, tap);
 	if (err == ENOTUNIQ)
 		return fail(E_ENV, "give the VMM more queues (QEMU: -netdev tap,queues=N)",
@@ -363,9 +365,9 @@ static void json(const struct steer_args *a, const struct steer_bpf *skel)
 static void table(const struct steer_bpf *skel)
 {
 	static const struct col cols[] = {
-		{ "QUEUE", true },  { "VCPU", true },  { "STATE", false },   { "SINCE", true },
-		{ "PACKETS", true }, { "BURSTS", true }, { "MOVED", true }, { "RUNNING", true },
-		{ "HALTED", true }, { "OTHER", true },
+		{ "QUEUE", true },   { "VCPU", true },	 { "STATE", false }, { "SINCE", true },
+		{ "PACKETS", true }, { "BURSTS", true }, { "MOVED", true },  { "RUNNING", true },
+		{ "HALTED", true },  { "OTHER", true },
 	};
 	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
 
@@ -374,8 +376,10 @@ static void table(const struct steer_bpf *skel)
 
 		look(skel, i, &s);
 		tbl_row(tbl, (int)ARRAY_SIZE(cols), str("%u", i),
-			s.q.vcpu ? str("%u", s.q.vcpu - 1) : NULL, str("%s", state_names[state_of(&s)]),
-			s.v.since ? duration(state_ns(&s)) : NULL, str("%" PRIu64, (uint64_t)s.n.packets),
+			s.q.vcpu ? str("%u", s.q.vcpu - 1) : NULL,
+			str("%s", state_names[state_of(&s)]),
+			s.v.since ? duration(state_ns(&s)) : NULL,
+			str("%" PRIu64, (uint64_t)s.n.packets),
 			str("%" PRIu64, (uint64_t)s.n.bursts), str("%" PRIu64, (uint64_t)s.n.moved),
 			str("%" PRIu64, (uint64_t)s.n.state[RUN_RUNNING]),
 			str("%" PRIu64, (uint64_t)s.n.state[RUN_HALTED]),
@@ -447,9 +451,10 @@ static int load(const struct steer_args *a, struct steer_bpf **out)
 		ret = errno;
 		/* EPERM is that of no right to load anything. */
 		if (learn && ret != EPERM)
-			return fail(E_REFUSED,
-				    "-v shows why; with --queue for each queue it need not watch tun",
-				    "cannot load the programs of steer: %s", strerror(ret));
+			return fail(
+				E_REFUSED,
+				"-v shows why; with --queue for each queue it need not watch tun",
+				"cannot load the programs of steer: %s", strerror(ret));
 		errno = ret;
 		return load_error("steer");
 	}

@@ -30,7 +30,8 @@ BURST_US = 12000        # between bursts, on the mean
 PACKET_US = 200         # between the packets of a burst: far less than the gap asked for
 PACKETS = 4
 FLOWS = 32
-GAP_US = 2000
+GAP_US = 2000           # for steer
+NEAR_US = 1900          # for packets that have to stay together
 
 
 def machine_run():
@@ -119,9 +120,11 @@ class Guest:
             self.kill()
             raise Failed(f"{err}; QEMU said: {said!r}; the guest: {self.lines[-4:]}")
 
-    def pin(self):
+    def pin(self, vcpu1=None):
+        self.vcpu1 = self.cpus[0] if vcpu1 is None else vcpu1
         for task in map(int, os.listdir(f"/proc/{self.pid}/task")):
-            os.sched_setaffinity(task, {self.cpus[-1 if task == self.tids[0] else 0]})
+            os.sched_setaffinity(task, {self.cpus[-1] if task == self.tids[0] else
+                                        self.vcpu1 if task == self.tids[1] else self.cpus[0]})
             if task not in self.tids:
                 os.sched_setscheduler(task, os.SCHED_FIFO, os.sched_param(1))
 
@@ -151,8 +154,8 @@ class Guest:
 
     def ping(self, seconds, packets=PACKETS, burst_us=BURST_US):
         # vhost's workers were not there before the guest had its driver.
-        self.pin()
-        cmd = [f"{TOP}/build/tests/steer/ping", FLOWS, seconds, packets, burst_us, PACKET_US, GAP_US]
+        self.pin(self.vcpu1)
+        cmd = [f"{TOP}/build/tests/steer/ping", FLOWS, seconds, packets, burst_us, PACKET_US, NEAR_US]
         out = subprocess.run(["taskset", "-c", str(self.cpus[0]), "chrt", "-f", "1", *map(str, cmd)],
                              stdout=subprocess.PIPE, text=True, check=True, timeout=(seconds + 60) * SLOW).stdout
         return json.loads(out)

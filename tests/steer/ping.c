@@ -74,7 +74,8 @@ static void receive(uint64_t until)
 		if (ppoll(p, flows, &left, NULL) <= 0 && now >= until)
 			return;
 		for (int i = 0; i < flows; i++) {
-			if (!p[i].revents || recv(fds[i], &in, sizeof(in), MSG_DONTWAIT) != sizeof(in))
+			if (!p[i].revents ||
+			    recv(fds[i], &in, sizeof(in), MSG_DONTWAIT) != sizeof(in))
 				continue;
 			/* Of a run before this one, or an echo that came twice */
 			if (in.number >= nr || sent[in.number].before != in.sent ||

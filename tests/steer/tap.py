@@ -50,7 +50,7 @@ def shares(ping):
 def in_order(ping, what):
     ok(ping["pairs"] >= 50 and not ping["split"] and not ping["disorder"] and not ping["twice"] and
        ping["got"] > ping["sent"] * 0.98,
-       f"{what}: packets within {lab.GAP_US} us of each other come in one queue and in order, none twice",
+       f"{what}: packets within {lab.NEAR_US} us of each other come in one queue and in order, none twice",
        str(ping))
 
 
@@ -91,12 +91,12 @@ def steered(guest):
             ok(runs > 0.75 * n, f"{what}: bursts begin in queues whose vCPU runs", str(end))
     guest.ask(b"i", "guest: busy=")
 
-    # Nobody competes any more: load is spread again.
+    # Nobody competes any more, not even who sends: load is spread again.
+    guest.pin(guest.cpus[-1])
     steer = lab.Steer(guest)
     ping = guest.ping(4)
     in_order(ping, "nothing is busy")
-    # vCPU 1 still shares its CPU with those who send, which are all that is busy there.
-    ok(shares(ping)[0] < 1, "nothing is busy: the other queue has packets too", f"{ping} {steer.last()}")
+    ok(min(shares(ping)) > 0.15, "nothing is busy: both queues have packets", f"{ping} {steer.last()}")
     return steer
 
 
