@@ -43,7 +43,7 @@ def machine_run():
 
 def initrd(path):
     run = machine_run()
-    mods = run.Modules(run.read_config("packaged"), "stock")
+    mods = run.Modules(run.read_config("packaged"), "stock", None)
     order = mods.order(["virtio_net"])
     with open(f"{TOP}/build/tests/steer/guest", "rb") as f:
         files = {"init": (0o100755, f.read()), "proc": (0o40755, b""), "m": (0o40755, b""),
