@@ -17,6 +17,7 @@ struct {
 static const struct hist zero;
 const volatile bool want_exit;
 const volatile bool want_inject;
+const volatile bool want_irq;
 const volatile bool per_vcpu;
 __u64 lost;
 
@@ -69,6 +70,128 @@ static __always_inline void count(u64 reason, u32 vm, s32 vcpu, u64 ns)
 		h->max = ns;
 }
 
+/* Of hist irq */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HIST_VCPU_KEYS);
+	__type(key, struct hist_key);
+	__type(value, struct irq_vcpu);
+} irqs SEC(".maps");
+
+/* Interrupts whose vCPU is not known: where fentry is refused, see accept() */
+__u64 stray;
+
+static __always_inline struct irq_vcpu *irq_vcpu(u32 vm, s32 id, struct kvm_vcpu *vcpu)
+{
+	struct hist_key key = { .vm = vm, .vcpu = id };
+	struct irq_vcpu new = { .addr = (u64)vcpu }, *v;
+
+	v = bpf_map_lookup_elem(&irqs, &key);
+	if (!v && vcpu) {
+		bpf_map_update_elem(&irqs, &key, &new, BPF_NOEXIST);
+		v = bpf_map_lookup_elem(&irqs, &key);
+		if (!v)
+			__sync_fetch_and_add(&lost, 1);
+	}
+	return v;
+}
+
+/* All of this is the vCPU's own to change meanwhile; wrong is at worst the one interrupt. */
+static __always_inline u32 irq_state(struct kvm_vcpu *vcpu)
+{
+	if (BPF_CORE_READ(vcpu, mode) != OUTSIDE_GUEST_MODE)
+		return IRQ_GUEST;
+	if (BPF_CORE_READ(vcpu, preempted))
+		return IRQ_PREEMPTED;
+	if (BPF_CORE_READ(vcpu, ready))
+		return IRQ_READY;
+	if (BPF_CORE_READ(vcpu, wait.task))
+		return IRQ_HALTED;
+	/* Since 6.10; before, who is with its VMM cannot be told. */
+	if (bpf_core_field_exists(vcpu->wants_to_run) && !BPF_CORE_READ(vcpu, wants_to_run))
+		return IRQ_USER;
+	return IRQ_KVM;
+}
+
+static __always_inline void irq_comes(u32 vm, s32 id, struct irq_vcpu *v)
+{
+	struct kvm_vcpu *vcpu = (struct kvm_vcpu *)v->addr;
+	u64 now = bpf_ktime_get_ns();
+	u32 state = irq_state(vcpu);
+
+	if (state >= IRQ_STATES)
+		return;
+	__sync_fetch_and_add(&v->came[state], 1);
+	/* The hardware takes it: there will be no entry for it. */
+	if (state == IRQ_GUEST && BPF_CORE_READ(vcpu, arch.apic, apicv_active))
+		count(state, vm, id, 0);
+	else
+		__sync_val_compare_and_swap(&v->first, 0, now << 3 | state);
+}
+
+static __always_inline void irq_runs(struct kvm_vcpu *vcpu)
+{
+	struct irq_vcpu *v;
+	u64 first, now;
+
+	if (!vm_wanted(tgid()) || !vcpu_wanted(vcpu->vcpu_id))
+		return;
+	v = irq_vcpu(vcpu->kvm->userspace_pid, vcpu->vcpu_id, vcpu);
+	if (!v)
+		return;
+	v->addr = (u64)vcpu;
+	if (!v->first)
+		return;
+	first = __sync_lock_test_and_set(&v->first, 0);
+	now = bpf_ktime_get_ns();
+	if (first)
+		count(first & 7, vcpu->kvm->userspace_pid, vcpu->vcpu_id,
+		      now > first >> 3 ? now - (first >> 3) : 0);
+}
+
+static __always_inline int irq_to(struct kvm_lapic *apic)
+{
+	struct kvm_vcpu *vcpu = apic->vcpu;
+	u32 vm = BPF_CORE_READ(vcpu, kvm, userspace_pid);
+	s32 id = BPF_CORE_READ(vcpu, vcpu_id);
+	struct irq_vcpu *v;
+
+	if (!vm_wanted(vm) || !vcpu_wanted(id))
+		return 0;
+	v = irq_vcpu(vm, id, vcpu);
+	if (v)
+		irq_comes(vm, id, v);
+	return 0;
+}
+
+SEC("fentry/svm_deliver_interrupt")
+int BPF_PROG(svm_irq, struct kvm_lapic *apic)
+{
+	return irq_to(apic);
+}
+
+SEC("fentry/vmx_deliver_interrupt")
+int BPF_PROG(vmx_irq, struct kvm_lapic *apic)
+{
+	return irq_to(apic);
+}
+
+/*
+ * Where functions cannot be traced.  The tracepoint does not tell the VM, so that is
+ * taken from the current process, which may be another when a device interrupts.
+ */
+SEC("tp_btf/kvm_apic_accept_irq")
+int BPF_PROG(accept, u32 id)
+{
+	struct irq_vcpu *v = irq_vcpu(tgid(), id, NULL);
+
+	if (!v)
+		__sync_fetch_and_add(&stray, 1);
+	else if (vm_wanted(tgid()) && vcpu_wanted(id))
+		irq_comes(tgid(), id, v);
+	return 0;
+}
+
 SEC("tp_btf/kvm_entry")
 int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 {
@@ -76,6 +199,8 @@ int BPF_PROG(entry, struct kvm_vcpu *vcpu)
 	u64 now = bpf_ktime_get_ns();
 
 	speaks();
+	if (want_irq && vcpu)
+		irq_runs(vcpu);
 	if (!t)
 		return 0;
 	if (want_exit && t->exit_ts && reason_wanted(t->key))

@@ -85,6 +85,37 @@ struct filter {
 	__u64 reason[REASONS_MAX];
 };
 
+/**
+ * enum irq_state - what the vCPU does to which an interrupt comes
+ * @IRQ_GUEST: in the guest
+ * @IRQ_KVM: on its CPU, but in KVM; also asleep there, but for halting
+ * @IRQ_HALTED: asleep until an interrupt
+ * @IRQ_READY: was woken, and waits for a CPU
+ * @IRQ_PREEMPTED: lost its CPU to another thread
+ * @IRQ_USER: is with its VMM
+ */
+enum irq_state {
+	IRQ_GUEST,
+	IRQ_KVM,
+	IRQ_HALTED,
+	IRQ_READY,
+	IRQ_PREEMPTED,
+	IRQ_USER,
+	IRQ_STATES,
+};
+
+/**
+ * struct irq_vcpu - a vCPU as interrupts find it, by struct hist_key with reason 0
+ * @addr: struct kvm_vcpu
+ * @first: when the first came since its last entry << 3 | its enum irq_state; or 0
+ * @came: all of them, by state
+ */
+struct irq_vcpu {
+	__u64 addr;
+	__u64 first;
+	__u64 came[IRQ_STATES];
+};
+
 #define HIST_SLOTS 44
 #define HIST_KEYS 512
 #define HIST_VCPU_KEYS 8192 /* with --per-vcpu */

@@ -10,7 +10,7 @@
 
 #define BAR 40
 
-enum what { W_EXIT, W_INJECT, W_WAKEUP, W_BLOCK, W_NR };
+enum what { W_EXIT, W_INJECT, W_WAKEUP, W_BLOCK, W_IRQ, W_NR };
 
 static const struct {
 	const char *name;
@@ -22,6 +22,13 @@ static const struct {
 		       "kvm_inj_virq" },
 	[W_WAKEUP] = { "wakeup", "from waking a halted vCPU until it runs", "kvm_vcpu_wakeup" },
 	[W_BLOCK] = { "block", "blocked by a throttle policy", "kvm_throttle_block" },
+	[W_IRQ] = { "irq", "from the coming of an interrupt until its vCPU enters the guest",
+		    "kvm_apic_accept_irq" },
+};
+
+static const char *const irq_states[IRQ_STATES] = {
+	[IRQ_GUEST] = "in guest", [IRQ_KVM] = "in KVM",		 [IRQ_HALTED] = "halted",
+	[IRQ_READY] = "ready",	  [IRQ_PREEMPTED] = "preempted", [IRQ_USER] = "in VMM",
 };
 
 struct hist_args {
@@ -52,14 +59,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		near = nearest(arg, names, W_NR);
 		return fail(E_USAGE,
 			    near ? str("did you mean '%s'?", near) :
-				   "there are exit, inject, wakeup and block",
+				   "there are exit, inject, wakeup, block and irq",
 			    "there is no histogram '%s'", arg),
 		       EINVAL;
 	case ARGP_KEY_END:
 		if (a->what < 0)
-			return fail_usage("hist", "of what? exit, inject, wakeup or block"), EINVAL;
+			return fail_usage("hist", "of what? exit, inject, wakeup, block or irq"),
+			       EINVAL;
 		if (a->run.reason[0] && a->what != W_EXIT)
 			return fail_usage("hist", "--reason is for exits"), EINVAL;
+		/* One that does not run and one that does have nothing in common. */
+		a->per_vcpu |= a->what == W_IRQ;
 		return 0;
 	}
 	return run_option(&a->run, key, arg);
@@ -70,8 +80,15 @@ static const struct argp_option options[] = { RUN_OPTIONS,
 						"a histogram for each vCPU", 0 },
 					      {} };
 
+/**
+ * struct row - a histogram
+ * @key: of what
+ * @came: with irq: interrupts, also those that came while another waited
+ * @h: times
+ */
 struct row {
 	struct hist_key key;
+	uint64_t came;
 	struct hist h;
 };
 
@@ -119,6 +136,32 @@ static int collect(int map, struct row *rows, int max)
 	return n;
 }
 
+/* How many interrupts came, also in states in which there was no first one */
+static int collect_irqs(int map, struct row *rows, int n, int max)
+{
+	struct hist_key key, *prev = NULL;
+	struct irq_vcpu v;
+
+	for (; !bpf_map_get_next_key(map, prev, &key); prev = &key) {
+		if (bpf_map_lookup_elem(map, &key, &v))
+			continue;
+		for (int s = 0; s < IRQ_STATES; s++) {
+			struct hist_key want = { .reason = s, .vm = key.vm, .vcpu = key.vcpu };
+			int i = 0;
+
+			while (i < n && memcmp(&rows[i].key, &want, sizeof(want)))
+				i++;
+			if (!v.came[s] || i == max)
+				continue;
+			if (i == n)
+				rows[n++] = (struct row){ .key = want };
+			rows[i].came = v.came[s];
+		}
+	}
+	qsort(rows, n, sizeof(*rows), by_sum);
+	return n;
+}
+
 static uint64_t slot_from(int i)
 {
 	return i ? 1ull << i : 0;
@@ -142,10 +185,15 @@ static void show(const struct hist_args *a, const struct row *r)
 
 	if (a->per_vcpu)
 		printf("%u/%d ", r->key.vm, r->key.vcpu);
-	printf("%s%s%s: %" PRIu64 ", mean %s, longest %s\n", whats[a->what].name,
-	       a->what == W_EXIT ? " " : "",
-	       a->what == W_EXIT ? exit_name(r->key.reason >> 32, r->key.reason) : "",
-	       (uint64_t)r->h.n, mean, max);
+	if (a->what == W_IRQ)
+		printf("irq, %s: %" PRIu64 " came, %" PRIu64 " as the first, mean %s, longest %s\n",
+		       irq_states[r->key.reason % IRQ_STATES], r->came, (uint64_t)r->h.n, mean,
+		       max);
+	else
+		printf("%s%s%s: %" PRIu64 ", mean %s, longest %s\n", whats[a->what].name,
+		       a->what == W_EXIT ? " " : "",
+		       a->what == W_EXIT ? exit_name(r->key.reason >> 32, r->key.reason) : "",
+		       (uint64_t)r->h.n, mean, max);
 	free(mean);
 	free(max);
 	bounds(&r->h, &first, &last);
@@ -177,6 +225,8 @@ static void json(const struct hist_args *a, const struct row *rows, int n,
 	j_num("lost", skel->bss->lost);
 	if (a->what == W_EXIT)
 		j_bool("silent", skel->bss->silent);
+	if (a->what == W_IRQ)
+		j_num("stray", skel->bss->stray);
 	j_open("histograms", '[');
 	for (int i = 0; i < n; i++) {
 		uint64_t reason = rows[i].key.reason;
@@ -188,6 +238,10 @@ static void json(const struct hist_args *a, const struct row *rows, int n,
 			j_str("reason", exit_name(reason >> 32, reason));
 			j_num("number", (uint32_t)reason);
 			j_str("isa", reason >> 32 < ARRAY_SIZE(isas) ? isas[reason >> 32] : NULL);
+		}
+		if (a->what == W_IRQ) {
+			j_str("state", irq_states[reason % IRQ_STATES]);
+			j_num("came", rows[i].came);
 		}
 		if (a->per_vcpu) {
 			j_num("vm", rows[i].key.vm);
@@ -220,6 +274,7 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	const char *how, *point = whats[a->what].point;
 	enum hook hook = a->what == W_EXIT ? hook_exit(&how) : HOOK_TP_BTF;
 	struct bpf_program *p;
+	bool svm, vmx;
 
 	if (point && !hook_tp_btf(point))
 		return fail(E_ENV, "kvmext doctor tells what there is",
@@ -236,9 +291,16 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	bpf_program__set_autoload(skel->progs.waking, a->what == W_WAKEUP);
 	bpf_program__set_autoload(skel->progs.wakeup, a->what == W_WAKEUP);
 	bpf_program__set_autoload(skel->progs.block, a->what == W_BLOCK);
+	/* These know the vCPU, whatever context the interrupt comes from. */
+	svm = a->what == W_IRQ && hook_fentry("kvm_amd", "svm_deliver_interrupt");
+	vmx = a->what == W_IRQ && hook_fentry("kvm_intel", "vmx_deliver_interrupt");
+	bpf_program__set_autoload(skel->progs.svm_irq, svm);
+	bpf_program__set_autoload(skel->progs.vmx_irq, vmx);
+	bpf_program__set_autoload(skel->progs.accept, a->what == W_IRQ && !svm && !vmx);
 	memcpy((void *)&skel->rodata->filter, &a->run.filter, sizeof(a->run.filter));
 	skel->rodata->want_exit = a->what == W_EXIT;
 	skel->rodata->want_inject = a->what == W_INJECT;
+	skel->rodata->want_irq = a->what == W_IRQ;
 	skel->rodata->per_vcpu = a->per_vcpu;
 	skel->rodata->foreign = foreign_kvm();
 	if (a->per_vcpu)
@@ -271,6 +333,8 @@ static int hist(struct hist_args *a)
 		;
 	hist_bpf__detach(skel);
 	n = collect(bpf_map__fd(skel->maps.hists), rows, HIST_VCPU_KEYS);
+	if (a->what == W_IRQ)
+		n = collect_irqs(bpf_map__fd(skel->maps.irqs), rows, n, HIST_VCPU_KEYS);
 	if (g.json) {
 		json(a, rows, n, skel);
 	} else {
@@ -280,6 +344,12 @@ static int hist(struct hist_args *a)
 		say("%s: time %s, over %.1f s", whats[a->what].name, whats[a->what].about,
 		    run_seconds(&a->run));
 		run_silent(&a->run, skel->bss->silent);
+		if (skel->bss->stray)
+			fprintf(stderr,
+				"kvmext: %" PRIu64
+				" interrupts came from elsewhere, and their vCPU is "
+				"not known\n",
+				(uint64_t)skel->bss->stray);
 		if (skel->bss->lost)
 			fprintf(stderr, "kvmext: %" PRIu64 " times were not counted\n",
 				(uint64_t)skel->bss->lost);
@@ -294,7 +364,9 @@ int cmd_hist(int argc, char **argv)
 		"Count how long something takes until Ctrl-C or --for, and show a histogram.\v"
 		"WHAT is exit (out of the guest, by reason), inject (from the injection of an "
 		"interrupt to the entry into the guest), wakeup (from the waking of a halted vCPU's "
-		"thread until it runs) or block (by a throttle policy; needs kvm_ext's modules).";
+		"thread until it runs), block (by a throttle policy; needs kvm_ext's modules) or irq "
+		"(from the coming of an interrupt until its vCPU enters the guest, for each vCPU by "
+		"what it did when the interrupt came).";
 	struct hist_args a = {
 		.run = { .cmd = "hist", .filter = { .vcpu = NO_VCPU } },
 		.what = -1,

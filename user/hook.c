@@ -162,6 +162,8 @@ const struct figure figures[] = {
 	{ "injection latency", "top", "kvm_intel", "vmx_deliver_interrupt" },
 	{ "halted", "trace irq, top", NULL, "kvm_vcpu_wakeup" },
 	{ "wake-up latency", "hist wakeup, top", NULL, "sched_waking" },
+	{ "interrupt's vCPU", "hist irq; exact with injection latency's", NULL,
+	  "kvm_apic_accept_irq" },
 	{ "ready", "top", NULL, NULL },
 	{ "policy", "trace policy", NULL, "kvm_ext_attach" },
 };

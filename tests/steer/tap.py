@@ -58,6 +58,63 @@ def by_vcpu(line):
     return {q["vcpu"]: q for q in line["queues"]}
 
 
+class Irqs:
+    """kvmext hist irq in the background: how interrupts find their vCPUs"""
+
+    def __init__(self, guest):
+        self.proc = subprocess.Popen([KVMEXT, "--json", "hist", "irq", "--vm", str(guest.pid)],
+                                     stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60 * SLOW
+        while not any("bpf" in os.readlink(f"/proc/{self.proc.pid}/fd/{fd}") and "link" in
+                      os.readlink(f"/proc/{self.proc.pid}/fd/{fd}") for fd in self.fds()):
+            if self.proc.poll() is not None or time.monotonic() > deadline:
+                raise Failed("hist irq does not come up")
+            time.sleep(0.1)
+        time.sleep(0.5)
+
+    def fds(self):
+        for fd in os.listdir(f"/proc/{self.proc.pid}/fd"):
+            if os.path.islink(f"/proc/{self.proc.pid}/fd/{fd}"):
+                yield fd
+
+    def stop(self):
+        self.proc.terminate()
+        self.all = json.loads(self.proc.communicate(timeout=60 * SLOW)[0])
+        self.of = {(h["vcpu"], h["state"]): h for h in self.all["histograms"]}
+        return self
+
+    def came(self, vcpu, *states):
+        return sum(h["came"] for (v, s), h in self.of.items() if v == vcpu and s in states)
+
+
+WAITING = ("preempted", "ready")
+
+
+def found(guest):
+    """hist irq: interrupts that come to a vCPU that lost its CPU, fewer of them when steered"""
+    irqs = Irqs(guest)
+    plain, sent = irqs, guest.ping(4)["sent"]
+    irqs.stop()
+    steer = lab.Steer(guest)
+    with_it = Irqs(guest)
+    sent2 = guest.ping(4)["sent"]
+    with_it.stop()
+    steer.stop()
+    why = f"{plain.of} {with_it.of}"
+    ok(all(h["vm"] == guest.pid and h["came"] >= h["count"] == sum(b["count"] for b in h["buckets"])
+           for h in plain.all["histograms"]) and {v for v, _ in plain.of} == {0, 1} and not plain.all["stray"],
+       "hist irq: per vCPU and state, counts fit", why)
+    bad, good = plain.of.get((1, "preempted")), plain.of.get((0, "in guest"))
+    ok(bad and good and bad["count"] and good["count"] and
+       bad["sum_ns"] / bad["count"] > 2 * good["sum_ns"] / good["count"],
+       "hist irq: who finds its vCPU preempted waits longer than who finds it in the guest", why)
+    before, after = plain.came(1, *WAITING) / sent, with_it.came(1, *WAITING) / sent2
+    print(f"# interrupts that found vCPU 1 waiting for its CPU, for each packet sent: {before:.3f} without steering, "
+          f"{after:.3f} with", flush=True)
+    ok(plain.came(1, *WAITING) > 20 and after < before / 2,
+       "steered, fewer interrupts find their vCPU waiting for its CPU", why)
+
+
 def steered(guest):
     plain = guest.ping(3)
     ok(min(shares(plain)) > 0.15, "without steering both queues are used", str(plain))
@@ -72,6 +129,8 @@ def steered(guest):
             if busy == b"b":
                 fails(8, "another kvmext", "a second steer of the same tap", "--vm", guest.pid, guest.tap)
             code, end = steer.stop()
+            if busy == b"b":
+                found(guest)
         print(f"# {what}, share of packets by vCPU: {shares(plain)} without, {shares(ping)} with; "
               f"99th percentile {plain['p99_us']} us, {ping['p99_us']} us", flush=True)
         ok(shares(plain)[1] > 0.15, f"{what}: without steering the vCPU with the busy CPU has its share",
@@ -97,6 +156,7 @@ def steered(guest):
     ping = guest.ping(4)
     in_order(ping, "nothing is busy")
     ok(min(shares(ping)) > 0.15, "nothing is busy: both queues have packets", f"{ping} {steer.last()}")
+    guest.pin()
     return steer
 
 
