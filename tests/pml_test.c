@@ -4,7 +4,7 @@
  * charged when KVM reads the log, at the next exit; at the latest when 512 pages are in it.
  * throttle_test has guests that leave after each write, here they do not.
  *
- * Machines: intel; intel pml=0
+ * Machines: intel
  */
 #include "harness.h"
 #include "ext.h"
