@@ -214,7 +214,7 @@ build/tests/debug/splat.ko: tests/debug/splat.c tests/debug/Kbuild $(KMOD)/kvm.k
 # An hour by hand: make test-chaos SECONDS=3600 SEED=n QEMU_GUEST=1
 test-chaos: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),60)
 test-chaos: all
-	$(Q)tests/machine/run --timeout $$(($(SECONDS) + 300)) --dmesg build/tests/dmesg.chaos \
+	$(Q)tests/machine/run --timeout $$(($(SECONDS) + 900)) --dmesg build/tests/dmesg.chaos \
 		--append 'printk.devkmsg=on log_buf_len=4M' -- \
 		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %) $(if $(QEMU_GUEST),--qemu)
 
