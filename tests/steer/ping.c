@@ -137,7 +137,8 @@ int main(int argc, char **argv)
 		}
 		receive(now_ns() + atoi(argv[4]) * (500ull + random() % 1000));
 	}
-	receive(now_ns() + 1000000000);
+	for (end = now_ns() + 2000000000; got < nr && now_ns() < end;)
+		receive(now_ns() + 10000000);
 	for (uint64_t i = 1; i < nr; i++) {
 		const struct sent *a = &sent[i - 1], *b = &sent[i];
 
