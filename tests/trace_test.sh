@@ -224,6 +224,38 @@ assert any(e["name"] == "cpuid" for e in json.loads(text.rstrip(",\n") + "]"))
 EOP
 ok "a killed run leaves whole lines" $?
 
+# --- interrupts, by what their vCPU did -----------------------------------------------
+
+mkfifo "$tmp/true"
+build/tests/tool/vmtrue <"$tmp/true" >"$tmp/vm" 2>&1 &
+vm=$!
+exec 5>"$tmp/true"
+$K --json hist irq --vm $vm --vcpu 1 5>&- >"$tmp/irq.out" 2>"$tmp/irq.err" &
+tr=$!
+for _ in $(seq 600); do
+	ls -l /proc/$tr/fd 2>/dev/null | grep -q 'bpf_link\|bpf-link' && break
+	kill -0 $tr 2>/dev/null || break
+	sleep 0.1
+done
+sleep 1
+for _ in $(seq 20); do echo irq >&5; done
+echo exits 1 >&5
+for _ in $(seq 600); do grep -q exits "$tmp/vm" && break; sleep 0.1; done
+kill -INT $tr
+wait $tr
+exec 5>&-
+wait $vm
+got=$(grep -c '^irq 1$' "$tmp/vm")
+python3 - "$tmp/irq.out" "$got" >"$tmp/out" 2>"$tmp/irq.err" <<'EOP'
+import json, sys
+d = json.load(open(sys.argv[1]))
+hs = d["histograms"]
+print(d)
+assert sum(h["came"] for h in hs) == int(sys.argv[2]) == 20 and not d["lost"] and not d["stray"]
+assert all(h["vcpu"] == 1 and h["came"] >= h["count"] == sum(b["count"] for b in h["buckets"]) for h in hs)
+EOP
+ok "hist irq: as many as the guest got, each once" $?
+
 # --- what is refused ---------------------------------------------------------------
 
 fails 2 "no event 'exits'" "an unknown event" trace exits
