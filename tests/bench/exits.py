@@ -5,7 +5,8 @@
 In an emulated host whose TSC counts instructions (the AMD one with --icount, the Intel one
 with one CPU) a guest reads the TSC round one exiting instruction, thousands of times a kind
 (exits.c, with the kinds); the most frequent count is taken. Each set-up is counted in two
-boots, which must agree: within AGREE per cent, as now and then a boot is an instruction off.
+boots, which must agree: within APART per cent, as now and then a boot is an instruction off
+(on Intel a few: Bochs's runs are not alike to the digit).
 
 Writes build/results/exits.json, for --machine intel exits-intel.json. Exit status 1 if patched modules with nothing attached
 cost more than LIMIT per cent over stock for any kind, or two boots do not agree.
@@ -25,6 +26,8 @@ PROGRAM = "build/tests/bench/exits"
 CACHE = os.path.expanduser("~/.cache/kvm_ext")
 LIMIT = 0.5    # %
 AGREE = 0.1
+APART = {"amd": AGREE, "intel": 0.3}
+TYPICAL = {"amd": 0.9, "intel": 0.5}   # the least part of the iterations that has the count
 MARK = "#@setup "
 
 # What tests/machine/run is told for it, and what it is. Stock's kvm-intel has its posted
@@ -74,7 +77,7 @@ def boot(machine, modules):
             setup = out.setdefault(line[len(MARK):].strip(), {})
             continue
         row = json.loads(line)
-        if row["had_it"] < 0.9 * row["iterations"]:
+        if row["had_it"] < TYPICAL[machine] * row["iterations"]:
             raise Failed(f"{row['kind']} with {modules} modules: no count is typical: only "
                          f"{row['had_it']} of {row['iterations']} are {row['count']}")
         setup[row["kind"]] = row["count"]
@@ -117,8 +120,8 @@ def apart(a, b):
     return max(abs(percent(b[kind], a[kind])) for kind in a)
 
 
-def agree(a, b):
-    return apart(a, b) is not None and apart(a, b) <= AGREE
+def agree(machine, a, b):
+    return apart(a, b) is not None and apart(a, b) <= APART[machine]
 
 
 def tap(machine):
@@ -133,10 +136,10 @@ def tap(machine):
         failed += not ok
         print(f"{'ok' if ok else 'not ok'} {n} {kind}: {base} instructions on stock, {count} patched with "
               f"nothing attached ({percent(count, base):+} %), {ours['noop'].get(kind)} under noop")
-    same = agree(ours["patched"], ours["after"])
+    same = agree(machine, ours["patched"], ours["after"])
     if not same:
         print(f"# before: {ours['patched']}\n# after: {ours['after']}")
-    print(f"{'ok' if same else 'not ok'} {len(stock) + 1} the same (within {AGREE} %) after noop was unloaded")
+    print(f"{'ok' if same else 'not ok'} {len(stock) + 1} the same (within {APART[machine]} %) after noop was unloaded")
     return 1 if failed or not same else 0
 
 
@@ -157,7 +160,7 @@ def bench(machine):
                 row[f"{name}_pct"] = percent(counts[name][kind], base)
         rows.append(row)
     over = [r for r in rows if r["patched_pct"] > LIMIT]
-    left = not agree(counts["patched"], counts["after"])
+    left = not agree(machine, counts["patched"], counts["after"])
 
     cfg = config()
     result = {
@@ -179,12 +182,12 @@ def bench(machine):
         print(f"  {r['kind']:14} {r['stock']:7} {r['patched']:9} {r['patched_pct']:+7.2f} %"
               f" {r['noop']:9} {r['noop_pct']:+7.2f} %")
     print()
-    print(f"  {'FAIL' if off > AGREE else 'pass'}  two boots of each agree: at most {off} % apart")
+    print(f"  {'FAIL' if off > APART[machine] else 'pass'}  two boots of each agree: at most {off} % apart")
     print(f"  {'FAIL' if left else 'pass'}  the same with nothing attached after noop was unloaded")
     print(f"  {'FAIL' if over else 'pass'}  patched with nothing attached is at most {LIMIT} % above stock"
           + "".join(f"; {r['kind']} {r['patched_pct']:+} %" for r in over))
     print(f"  written to {path}")
-    return 1 if over or left or off > AGREE else 0
+    return 1 if over or left or off > APART[machine] else 0
 
 
 def main():
