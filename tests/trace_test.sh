@@ -46,7 +46,7 @@ tracer() {
 guest 2 $CPUIDS $OUTS $SLOWS $MS $HALTS
 pids=() names=()
 tracer all --json trace exit irq fault
-tracer slow --json trace exit --min-us $((MS * 1000)) --vcpu 0
+tracer slow --json trace exits --min-us $((MS * 1000)) --vcpu 0
 tracer reason --json trace --reason CPUID --vcpu 1
 tracer perfetto trace exit irq --perfetto "$tmp/trace.json"
 tracer tiny trace exit --buffer 4
@@ -258,7 +258,7 @@ ok "hist irq: as many as the guest got, each once" $?
 
 # --- what is refused ---------------------------------------------------------------
 
-fails 2 "no event 'exits'" "an unknown event" trace exits
+fails 2 "no event 'exist'" "an unknown event" trace exist
 fails 2 "did you mean 'cpuid'" "an unknown reason" trace --reason cpuidd
 fails 2 "no number of micro" "a bad length" trace --min-us x
 fails 2 "no vCPU number" "a bad vCPU" trace --vcpu -1

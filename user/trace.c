@@ -93,6 +93,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct tracer *t = state->input;
 	const char *near;
+	size_t len;
 	char *end;
 
 	switch (key) {
@@ -108,8 +109,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			       EINVAL;
 		return 0;
 	case ARGP_KEY_ARG:
+		/* "exits" is as good as "exit". */
+		len = strlen(arg);
+		if (len && arg[len - 1] == 's')
+			len--;
 		for (int i = 0; i < G_NR; i++)
-			if (!strcmp(arg, group_names[i])) {
+			if (strlen(group_names[i]) == len && !strncmp(arg, group_names[i], len)) {
 				t->groups |= 1 << i;
 				return 0;
 			}
