@@ -234,6 +234,7 @@ bench-trace: all
 
 bench-irq: all
 	$(Q)tests/bench/irq.py
+	$(Q)tests/bench/tap.py
 
 shell: all
 	$(Q)tests/machine/run --shell
