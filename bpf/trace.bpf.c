@@ -189,6 +189,32 @@ int BPF_PROG(mark, struct kvm_vcpu *vcpu, int marks, bool on)
 	return 0;
 }
 
+/* The vCPU is that which takes it; with several, and none chosen, there is no one. */
+SEC("tp_btf/kvm_irq_route")
+int BPF_PROG(route, struct kvm *kvm, struct kvm_irq_ctx *ctx_, u64 seq, s32 answer,
+	     struct kvm_vcpu *vcpu)
+{
+	struct args a = { .a = seq, .c = answer };
+	int id = vcpu ? vcpu->vcpu_id : NO_VCPU;
+
+	if (!kvm || !ctx_ || !vm_wanted(kvm->userspace_pid) || !vcpu_wanted(id))
+		return 0;
+	a.b = ctx_->vector | (u64)ctx_->nr << 32;
+	a.d = ctx_->own;
+	emit_now(EV_ROUTE, kvm->userspace_pid, id, &a);
+	return 0;
+}
+
+SEC("tp_btf/kvm_irq_resteer")
+int BPF_PROG(resteer, struct kvm_vcpu *vcpu, unsigned int host_irq, u32 vector, s64 was)
+{
+	struct args a = { .a = host_irq, .b = vector, .c = was };
+
+	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
+		emit_now(EV_RESTEER, vcpu->kvm->userspace_pid, vcpu->vcpu_id, &a);
+	return 0;
+}
+
 SEC("tp_btf/kvm_throttle_ask")
 int BPF_PROG(ask, struct kvm_vcpu *vcpu, u64 seq, s64 answer, u64 ns)
 {

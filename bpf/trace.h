@@ -16,6 +16,8 @@ enum ev_type {
 	EV_ACCEPT,
 	EV_MSI,
 	EV_WAKEUP,
+	EV_ROUTE,
+	EV_RESTEER,
 	EV_ATTACH,
 	EV_UPDATE,
 	EV_DETACH,
@@ -49,6 +51,8 @@ enum ev_type {
  *	ACCEPT		vector, delivery mode, level
  *	MSI		address, data
  *	WAKEUP		scheduled out, for a reason
+ *	ROUTE		policy, vector | candidates << 32, its answer, KVM's own
+ *	RESTEER		the device's interrupt in the host, vector, vCPU index before or -1
  *	ATTACH to EJECT	policy, for which VM, what kind of ejection, code
  */
 struct event {

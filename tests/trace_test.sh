@@ -329,4 +329,20 @@ while read -r verdict what; do
 	[ "$verdict" = ok ]; ok "$what" $?
 done <"$tmp/checks"
 [ -s "$tmp/checks" ]; ok "the trace of a policy can be read" $?
+
+# irq_test's own policy chooses among what its guest programmed.
+$K --json trace route >"$tmp/route.out" 2>"$tmp/err" &
+pid=$!
+up "$tmp/route.out" $pid
+build/tests/irq_test -t flat >"$tmp/out" 2>&1; ok "interrupts are routed" $?
+kill -INT $pid
+wait $pid; ok "trace route ends when asked" $?
+python3 - "$tmp/route.out" >"$tmp/out" 2>"$tmp/err" <<'EOP'
+import json, sys
+es = [e for e in map(json.loads, open(sys.argv[1])) if e.get("event") == "route"]
+print(len(es), es[:3])
+sys.exit(not (len(es) > 20 and all(e["candidates"] >= 2 and -1 <= e["answer"] < e["candidates"] for e in es) and
+              any(e["answer"] not in (-1, e["own"]) for e in es) and {e["vcpu"] for e in es} - {None, -1}))
+EOP
+ok "trace route: who was chosen, of whom" $?
 done_testing

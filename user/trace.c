@@ -13,11 +13,11 @@
 #define BUFFER_KIB_CPU 256
 #define BUFFER_KIB_MAX (1 << 20)
 
-enum group { G_EXIT, G_FAULT, G_DIRTY, G_THROTTLE, G_IRQ, G_POLICY, G_NR };
+enum group { G_EXIT, G_FAULT, G_DIRTY, G_THROTTLE, G_IRQ, G_ROUTE, G_POLICY, G_NR };
 
 static const char *const group_names[G_NR] = {
-	[G_EXIT] = "exit",	   [G_FAULT] = "fault", [G_DIRTY] = "dirty",
-	[G_THROTTLE] = "throttle", [G_IRQ] = "irq",	[G_POLICY] = "policy",
+	[G_EXIT] = "exit", [G_FAULT] = "fault", [G_DIRTY] = "dirty",   [G_THROTTLE] = "throttle",
+	[G_IRQ] = "irq",   [G_ROUTE] = "route", [G_POLICY] = "policy",
 };
 
 static const struct {
@@ -36,6 +36,8 @@ static const struct {
 	[EV_ACCEPT] = { "accept", G_IRQ },
 	[EV_MSI] = { "msi", G_IRQ },
 	[EV_WAKEUP] = { "wakeup", G_IRQ },
+	[EV_ROUTE] = { "route", G_ROUTE },
+	[EV_RESTEER] = { "resteer", G_ROUTE },
 	[EV_ATTACH] = { "attach", G_POLICY },
 	[EV_UPDATE] = { "update", G_POLICY },
 	[EV_DETACH] = { "detach", G_POLICY },
@@ -63,6 +65,8 @@ static const struct {
 	{ "accept", G_IRQ, "kvm_apic_accept_irq", false },
 	{ "msi", G_IRQ, "kvm_msi_set_irq", false },
 	{ "wakeup", G_IRQ, "kvm_vcpu_wakeup", false },
+	{ "route", G_ROUTE, "kvm_irq_route", false },
+	{ "resteer", G_ROUTE, "kvm_irq_resteer", false },
 	{ "attach", G_POLICY, "kvm_ext_attach", false },
 	{ "update", G_POLICY, "kvm_ext_update", false },
 	{ "detach", G_POLICY, "kvm_ext_detach", false },
@@ -121,7 +125,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		near = nearest(arg, group_names, G_NR);
 		return fail(E_USAGE,
 			    near ? str("did you mean '%s'?", near) :
-				   "there are exit, fault, dirty, throttle, irq and policy",
+				   "there are exit, fault, dirty, throttle, irq, route and policy",
 			    "there is no event '%s'", arg),
 		       EINVAL;
 	case ARGP_KEY_END:
@@ -243,6 +247,18 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 	case EV_WAKEUP:
 		FIELD("slept", NUM, NULL, a[0]);
 		FIELD("valid", NUM, NULL, a[1]);
+		break;
+	case EV_ROUTE:
+		FIELD("vector", NUM, NULL, (uint32_t)a[1]);
+		FIELD("candidates", NUM, NULL, a[1] >> 32);
+		FIELD("answer", NUM, NULL, (int64_t)a[2]);
+		FIELD("own", NUM, NULL, (int64_t)a[3]);
+		FIELD("policy", NUM, NULL, a[0]);
+		break;
+	case EV_RESTEER:
+		FIELD("vector", NUM, NULL, a[1]);
+		FIELD("host_irq", NUM, NULL, a[0]);
+		FIELD("was", NUM, NULL, (int64_t)a[2]);
 		break;
 	case EV_EJECT:
 		FIELD("kind", TEXT, ONE_OF(kinds, a[2]), 0);
