@@ -36,7 +36,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -49,6 +48,8 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "init.h"
 
 #define PAGE 4096UL
 #define WORDS (PAGE / sizeof(uint64_t))
@@ -87,26 +88,6 @@ static struct compute computes[MAX_CPUS];
 static uint8_t *fill[MAX_FILL];
 static size_t fills;
 static pthread_barrier_t filled;
-
-static void say(const char *fmt, ...)
-{
-	char line[200];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line), fmt, ap);
-	va_end(ap);
-	if (write(1, line, n) < 0)
-		return; /* nobody left to tell */
-}
-
-static _Noreturn void die(const char *what)
-{
-	say("guest: error %s: %s\n", what, strerror(errno));
-	for (;;)
-		pause();
-}
 
 static uint64_t now_ns(void)
 {

@@ -19,7 +19,6 @@
 #include <net/if.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +31,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "init.h"
 #include "packet.h"
 
 #define KLOG_READ_ALL 3
@@ -39,26 +39,6 @@
 static _Atomic uint64_t packets;
 static volatile int busy;
 static int cpus;
-
-static void say(const char *fmt, ...)
-{
-	char line[200];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line), fmt, ap);
-	va_end(ap);
-	if (write(1, line, n) < 0)
-		return; /* nobody left to tell */
-}
-
-static _Noreturn void die(const char *what)
-{
-	say("guest: error %s: %s\n", what, strerror(errno));
-	for (;;)
-		pause();
-}
 
 static void pin(int cpu)
 {
