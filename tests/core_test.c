@@ -150,19 +150,13 @@ FIXTURE_SETUP(core)
 
 FIXTURE_TEARDOWN(core)
 {
-	const char *splat;
-
 	ext_enable(true);
 	probe_free(&self->a);
 	probe_free(&self->b);
 	child_free(&self->one);
 	child_free(&self->two);
 	vm_free(&self->vm);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 	EXPECT_TRUE(WAIT(policies() == 0, 2000));
 }
 
@@ -1287,7 +1281,6 @@ FIXTURE_TEARDOWN(module)
 TEST_F_TIMEOUT(module, stays_while_attached, 60)
 {
 	int kmsg = kmsg_open();
-	const char *splat;
 	struct probe p;
 	struct vm vm;
 
@@ -1320,11 +1313,7 @@ TEST_F_TIMEOUT(module, stays_while_attached, 60)
 	ASSERT_EQ(0, probe_up(&p, "again", 0, 0));
 	EXPECT_TRUE(policy_is("again", "active"));
 	probe_free(&p);
-	splat = kmsg_splat(kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(kmsg);
 }
 
 TEST_MAIN

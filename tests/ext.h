@@ -464,4 +464,15 @@ static inline const char *kmsg_splat(int fd)
 	return kmsg_find(fd, splats);
 }
 
+/* At the end of a test: the kernel's log has nothing alarming since kmsg_open(). */
+#define EXPECT_NO_SPLAT(fd)                          \
+	do {                                         \
+		const char *splat = kmsg_splat(fd);  \
+                                                     \
+		EXPECT_EQ(NULL, splat)               \
+		{                                    \
+			TH_LOG("kernel: %s", splat); \
+		}                                    \
+	} while (0)
+
 #endif /* __TESTS_EXT_H */

@@ -218,8 +218,6 @@ FIXTURE_SETUP(irq)
 
 FIXTURE_TEARDOWN(irq)
 {
-	const char *splat;
-
 	for (int i = 0; i < CPUS; i++) {
 		if (self->vm.cpu[i].started)
 			end(&self->vm.cpu[i]);
@@ -230,11 +228,7 @@ FIXTURE_TEARDOWN(irq)
 	bpf_link__destroy(self->accept_link);
 	bpf_object__close(self->accept);
 	vm_free(&self->vm);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 	EXPECT_EQ(0, irq_policies());
 }
 

@@ -246,15 +246,9 @@ FIXTURE_SETUP(nested)
 
 FIXTURE_TEARDOWN(nested)
 {
-	const char *splat;
-
 	probe_free(&self->p);
 	vm_free(&self->vm);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 	EXPECT_EQ(0, policies());
 }
 

@@ -42,17 +42,11 @@ FIXTURE_SETUP(pml)
 
 FIXTURE_TEARDOWN(pml)
 {
-	const char *splat;
-
 	if (!vm_pml())
 		return;
 	probe_free(&self->p);
 	vm_free(&self->vm);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 	EXPECT_EQ(0, policies());
 }
 

@@ -51,15 +51,9 @@ FIXTURE_SETUP(throttle)
 
 FIXTURE_TEARDOWN(throttle)
 {
-	const char *splat;
-
 	probe_free(&self->p);
 	vm_free(&self->vm);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 	EXPECT_EQ(0, policies());
 }
 
@@ -847,15 +841,9 @@ FIXTURE_SETUP(account)
 
 FIXTURE_TEARDOWN(account)
 {
-	const char *splat;
-
 	vm_free(&self->vm);
 	probe_free(&self->p);
-	splat = kmsg_splat(self->kmsg);
-	EXPECT_EQ(NULL, splat)
-	{
-		TH_LOG("kernel: %s", splat);
-	}
+	EXPECT_NO_SPLAT(self->kmsg);
 }
 
 /*
