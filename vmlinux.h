@@ -16966,7 +16966,8 @@ enum kvm_ext_exit_kind {
 enum kvm_ext_table_id {
 	KVM_EXT_THROTTLE = 0,
 	KVM_EXT_IRQ = 1,
-	KVM_EXT_NR_TABLES = 2,
+	KVM_EXT_SAVE = 2,
+	KVM_EXT_NR_TABLES = 3,
 };
 
 enum kvm_gfn_range_filter {
@@ -17070,6 +17071,27 @@ enum kvm_reg {
 	VCPU_EXREG_EXIT_INFO_2 = 24,
 };
 
+enum kvm_save_class {
+	KVM_SAVE_XSTATE = 1,
+	KVM_SAVE_HOST = 2,
+	KVM_SAVE_TIME = 4,
+};
+
+enum kvm_save_kind {
+	KVM_SAVE_OTHER = 0,
+	KVM_SAVE_CPUID = 1,
+	KVM_SAVE_RDMSR = 2,
+	KVM_SAVE_WRMSR = 3,
+	KVM_SAVE_RDPMC = 4,
+	KVM_SAVE_XSETBV = 5,
+	KVM_SAVE_WBINVD = 6,
+	KVM_SAVE_PAUSE = 7,
+	KVM_SAVE_PORT = 8,
+	KVM_SAVE_MMIO = 9,
+	KVM_SAVE_HYPERCALL = 10,
+	KVM_SAVE_NR_KINDS = 11,
+};
+
 enum kvm_stat_kind {
 	KVM_STAT_VM = 0,
 	KVM_STAT_VCPU = 1,
@@ -17094,6 +17116,7 @@ enum kvm_x86_run_flags {
 	KVM_RUN_FORCE_IMMEDIATE_EXIT = 1,
 	KVM_RUN_LOAD_GUEST_DR6 = 2,
 	KVM_RUN_LOAD_DEBUGCTL = 4,
+	KVM_RUN_RESUME = 8,
 };
 
 enum l1d_flush_mitigations {
@@ -43279,6 +43302,29 @@ struct bpf_struct_ops_kvm_irq_ops {
 	long: 64;
 	long: 64;
 	long: 64;
+	long: 64;
+};
+
+struct kvm_save_stats;
+
+struct kvm_save_ops {
+	u32 vm;
+	u32 flags;
+	char name[32];
+	s64 (*select)(struct kvm *, struct kvm_vcpu *, const struct kvm_save_stats *);
+	void (*end)(struct kvm *);
+};
+
+struct bpf_struct_ops_kvm_save_ops {
+	struct bpf_struct_ops_common_value common;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	struct kvm_save_ops data;
 	long: 64;
 };
 
@@ -80105,7 +80151,7 @@ struct kvm_irq_vm {
 struct kvm_ext_policy;
 
 struct kvm_ext_vm {
-	struct kvm_ext_policy *policy[2];
+	struct kvm_ext_policy *policy[3];
 	struct kvm_ext_policy *caller;
 	struct kvm_throttle_vm throttle;
 	struct kvm_irq_vm irq;
@@ -80555,11 +80601,37 @@ struct kvm_irq_vcpu {
 	atomic64_t kept;
 };
 
+struct kvm_save_vcpu {
+	bool on;
+	u8 classes;
+	u8 swaps;
+	u32 kinds;
+	u32 resumes;
+	u32 row;
+	u32 longest_row;
+	int cpu;
+	long unsigned int next;
+	u64 asked;
+	u64 exit_tsc;
+	u64 longest;
+	u64 exits[11];
+	u64 resumed[11];
+	struct {
+		u64 exits[11];
+		u64 resumed[11];
+	} was;
+	u64 swapped;
+	u64 kept;
+	u64 asks;
+	u16 leaf[16];
+};
+
 struct kvm_ext_vcpu {
 	struct kvm_ext_policy *caller;
 	bool atomic;
 	struct kvm_throttle_vcpu throttle;
 	struct kvm_irq_vcpu irq;
+	struct kvm_save_vcpu save;
 };
 
 struct kvm_fpu {
@@ -81907,6 +81979,19 @@ struct kvm_run {
 		struct kvm_sync_regs regs;
 		char padding[2048];
 	} s;
+};
+
+struct kvm_save_stats {
+	u64 ns;
+	u64 exits[11];
+	u64 resumed[11];
+	u64 longest_ns;
+	u32 longest_row;
+	u32 vcpu_id;
+	u32 vcpu_idx;
+	u32 cpu;
+	u32 waiting;
+	u32 safe;
 };
 
 struct kvm_shadow_walk_iterator {
