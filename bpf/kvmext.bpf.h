@@ -30,6 +30,10 @@
 #define KVM_IRQ_POSTED 1
 #define KVM_IRQ_CANDIDATES 32
 #endif
+#ifndef KVM_SAVE_ANSWER
+#define KVM_SAVE_ANSWER(kinds, classes, resumes) \
+	((s64)((u64)(u32)(kinds) | (u64)(u8)(classes) << 32 | (u64)(u16)(resumes) << 40))
+#endif
 
 #define KVMEXT_TAG(text) __attribute__((btf_decl_tag("kvmext:" text)))
 

@@ -18,6 +18,7 @@
 const struct table tables[] = {
 	{ .name = "throttle", .ops = "kvm_throttle_ops" },
 	{ .name = "irq", .ops = "kvm_irq_ops" },
+	{ .name = "save", .ops = "kvm_save_ops" },
 };
 const int nr_tables = ARRAY_SIZE(tables);
 
