@@ -98,5 +98,6 @@ def command(opts, cfg, initrd, console, ports):
         f.write("\n".join(rc + opts.emulator_arg) + "\n")
     # It has a debugger, which is to go on.
     with open(f"{tmp}/go", "w") as f:
-        f.write("c\n")
-    return bochs(cfg, "bochs-bin", "-q", "-f", f"{tmp}/bochsrc", "-rc", f"{tmp}/go")
+        f.write((opts.debugger or "c").replace(";", "\n") + "\n")
+    dbg = ["-debugger"] if opts.debugger else []
+    return bochs(cfg, "bochs-bin", "-q", *dbg, "-f", f"{tmp}/bochsrc", "-rc", f"{tmp}/go")
