@@ -71,6 +71,7 @@ struct job {
 	uint64_t addr; /* its argument in the first iteration */
 	uint64_t step; /* added for the next one */
 	uint64_t ticks; /* of all iterations together */
+	uint64_t mark; /* the iteration before which to tell a debugger */
 };
 
 static __guest uint64_t ticks(void)
@@ -87,16 +88,37 @@ static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job
 
 	for (;;) {
 		uint32_t (*probe)(uint64_t) = (void *)job->probe;
-		uint64_t addr = job->addr, step = job->step, begin = ticks();
+		uint64_t addr = job->addr, step = job->step, mark = job->mark, begin = ticks();
 
-		for (int i = 0; i < N; i++, addr += step)
+		for (int i = 0; i < N; i++, addr += step) {
+			/* To Bochs a breakpoint, to a CPU nothing */
+			if ((uint64_t)i == mark)
+				asm volatile("xchg %bx, %bx");
 			sample[i] = probe(addr);
+		}
 		job->ticks = ticks() - begin;
 		asm volatile("outb %%al, %0" ::"i"(VM_PORT_DONE), "a"(0) : "memory");
 	}
 }
 
 /* --- the host's side ---------------------------------------------------------- */
+
+/* All that KVM has for its guests, as VMMs do: CPUID looks for its leaf in this. */
+static int set_cpuid(int vcpu)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[256];
+	} cpuid = { .head.nent = 256 };
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), ret;
+
+	if (kvm < 0)
+		return -errno;
+	ret = vm_ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) ?:
+		      vm_ioctl(vcpu, KVM_SET_CPUID2, &cpuid);
+	close(kvm);
+	return ret;
+}
 
 static int setup(struct vm *vm)
 {
@@ -116,7 +138,7 @@ static int setup(struct vm *vm)
 	struct kvm_regs regs;
 	int ret;
 
-	ret = vm_create(vm, 1, N, VM_LOG | VM_IRQCHIP);
+	ret = vm_create(vm, 1, N, VM_LOG | VM_IRQCHIP) ?: set_cpuid(vm->cpu[0].fd);
 	if (ret)
 		return ret;
 	if (vm_ioctl(vm->cpu[0].fd, KVM_SET_MSRS, &x2apic) != 1)
@@ -134,6 +156,9 @@ static int setup(struct vm *vm)
 	return vm_ioctl(vm->cpu[0].fd, KVM_SET_REGS, &regs);
 }
 
+static uint64_t mark = -1;
+static bool marked;
+
 static int run_probe(struct vm *vm, const char *probe, uint64_t step)
 {
 	struct vm_cpu *cpu = &vm->cpu[0];
@@ -143,6 +168,7 @@ static int run_probe(struct vm *vm, const char *probe, uint64_t step)
 	job->probe = guest_addr(probe);
 	job->addr = VM_MEM;
 	job->step = step;
+	job->mark = mark;
 	memset(vm->low + SAMPLES, 0, N * 4);
 	for (;;) {
 		ret = cpu_run(cpu);
@@ -228,7 +254,10 @@ static int measure(struct vm *vm, const struct kind *k, int rounds)
 	uint32_t base, with, min;
 	int count, ret;
 
+	mark = -1;
 	ret = run_probe(vm, k->base, k->step);
+	if (marked)
+		mark = N / 2;
 	if (ret)
 		return ret;
 	base = mode(vm, &count, &min);
@@ -258,6 +287,11 @@ int main(int argc, char **argv)
 		rounds = atoi(argv[2]);
 		argc -= 2;
 		argv += 2;
+	}
+	if (argc > 1 && !strcmp(argv[1], "-m")) {
+		marked = true;
+		argc--;
+		argv++;
 	}
 	if (rounds < 1) {
 		fprintf(stderr, "exits: at least one round\n");
