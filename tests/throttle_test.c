@@ -700,7 +700,8 @@ TEST_F(throttle, blocked_time_is_steal_time)
 	TH_LOG("blocked %llu ms, steal time grew by %llu ms, by %llu ms with no block",
 	       blocked / MS, stolen / MS, idle / MS);
 	EXPECT_LE(8, stat_of(self, 0, "blocks"));
-	EXPECT_LE(stat_of(self, 0, "blocks") * 50 * MS, blocked);
+	/* The host may want something of the vCPU, which ends a block early */
+	EXPECT_LE(8 * 50 * MS, blocked);
 	/* All of it but what a clock may differ by, and never more than went by. */
 	EXPECT_LE(blocked * 98 / 100, stolen);
 	EXPECT_GE(t, stolen);

@@ -246,6 +246,10 @@ def refused(guest):
 
 
 def main():
+    # The debug kernel is small; taps are no part of what it is to look into.
+    if subprocess.run(["modprobe", "-qn", "tun"]).returncode:
+        print("1..0 # SKIP this kernel has no tun")
+        return 0
     guest = None
     try:
         with tempfile.TemporaryDirectory(prefix="steer.") as tmp:
