@@ -10,54 +10,18 @@
  * destination as well.
  */
 #include "harness.h"
-#include "ext.h"
-#include "bpf/irq_probe.h"
+#include "irq.h"
 
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 
 #define CPUS 4
-#define PD_APIC 0x6000UL /* page directory of the local APIC's gigabyte */
-
 /* As in kvm.ko */
 #define OWN (-1)
 enum { IN_GUEST = 1, LOADED = 2, PREEMPTED = 4, HALTED = 8, READY = 16 };
 
-/* How the local APICs are set up */
-enum mode { FLAT, CLUSTER, X2APIC };
-
 /* How an interrupt gets in */
 enum via { MSI, IRQFD, PIN };
-
-/* Handlers.  What they count they have sent the EOI of. */
-asm(".pushsection guest_text, \"ax\"\n"
-    ".local guest_xapic, guest_x2apic\n"
-    "guest_xapic: push %rax\n"
-    "	movl $0xfee000b0, %eax\n"
-    "	movl $0, (%rax)\n"
-    "	incq %gs:80\n"
-    "	pop %rax\n"
-    "	iretq\n"
-    "guest_x2apic: push %rax\n"
-    "	push %rcx\n"
-    "	push %rdx\n"
-    "	movl $0x80b, %ecx\n"
-    "	xorl %eax, %eax\n"
-    "	xorl %edx, %edx\n"
-    "	wrmsr\n"
-    "	incq %gs:80\n"
-    "	pop %rdx\n"
-    "	pop %rcx\n"
-    "	pop %rax\n"
-    "	iretq\n"
-    ".popsection\n");
-extern const char guest_xapic[] asm("guest_xapic"), guest_x2apic[] asm("guest_x2apic");
-
-struct irq_head {
-	__u32 vm;
-	__u32 flags;
-	char name[32];
-};
 
 FIXTURE(irq)
 {
@@ -75,40 +39,6 @@ FIXTURE(irq)
 	int fd; /* eventfd of GSI 40 */
 	volatile bool quit;
 };
-
-static int irq_policies(void)
-{
-	char *text = ext_read(EXT_STATE), *p = text;
-	int n = 0;
-
-	if (!text)
-		return -ENOENT;
-	for (; (p = strstr(p, "policy table=irq")); p++)
-		n += p == text || p[-1] == '\n';
-	free(text);
-	return n;
-}
-
-/* Open a policy, for one VM; the first map of type struct_ops is its table. */
-static int irq_attach(const char *path, pid_t vm, struct bpf_object **obj, struct bpf_link **link)
-{
-	struct bpf_map *map, *ops = NULL;
-	struct irq_head *head;
-	size_t size;
-	int ret;
-
-	*obj = ext_open(path);
-	if (!*obj)
-		return -errno;
-	bpf_object__for_each_map(map, *obj) if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-		ops = map;
-	head = ops ? bpf_map__initial_value(ops, &size) : NULL;
-	if (!head || size < sizeof(*head))
-		return -EBADMSG;
-	head->vm = vm;
-	ret = bpf_object__load(*obj);
-	return ret ?: ext_attach(ops, link);
-}
 
 static int probe_on(FIXTURE_DATA(irq) * self)
 {
@@ -133,52 +63,6 @@ static void probe_off(FIXTURE_DATA(irq) * self)
 	self->obj = NULL;
 	self->k = NULL;
 	self->c = NULL;
-}
-
-/* Not while it runs: KVM waits for it to come out */
-static int apic(struct vm *vm, int i, enum mode mode, bool disabled)
-{
-	struct kvm_lapic_state lapic;
-	struct kvm_sregs s;
-	uint32_t *reg;
-	int ret;
-
-	if (mode == X2APIC) {
-		ret = vm_ioctl(vm->cpu[i].fd, KVM_GET_SREGS, &s);
-		s.apic_base |= 0xc00;
-		ret = ret ?: vm_ioctl(vm->cpu[i].fd, KVM_SET_SREGS, &s);
-		if (ret)
-			return ret;
-	}
-	ret = vm_ioctl(vm->cpu[i].fd, KVM_GET_LAPIC, &lapic);
-	if (ret)
-		return ret;
-	reg = (uint32_t *)lapic.regs;
-	if (mode != X2APIC) {
-		reg[0xd0 / 4] = (mode == FLAT ? 1U << i : (uint32_t)(i / 2) << 4 | 1U << i % 2)
-				<< 24;
-		reg[0xe0 / 4] = mode == FLAT ? 0xffffffff : 0x0fffffff;
-	}
-	reg[0xf0 / 4] = disabled ? 0xff : 0x1ff;
-	return vm_ioctl(vm->cpu[i].fd, KVM_SET_LAPIC, &lapic);
-}
-
-/* Local APICs of that mode; logical ids: bit i, or bit i % 2 of cluster i / 2. */
-static int apics(struct vm *vm, enum mode mode, uint32_t disabled)
-{
-	uint64_t *pdpt = vm->low + VM_PDPT, *pd = vm->low + PD_APIC, *idt = vm->low + VM_IDT;
-	uint64_t handler = guest_addr(mode == X2APIC ? guest_x2apic : guest_xapic);
-	int ret = 0;
-
-	pdpt[3] = PD_APIC | 0x23;
-	pd[0xfee00000 >> 21 & 511] = 0xfee00000 | 0xf3;
-	idt[VM_VECTOR * 2] = (handler & 0xffff) | 8 << 16 | 0x8eULL << 40 |
-			     (handler & 0xffff0000) << 32;
-	idt[VM_VECTOR * 2 + 1] = handler >> 32;
-
-	for (int i = 0; i < vm->ncpus && !ret; i++)
-		ret = apic(vm, i, mode, disabled & 1U << i);
-	return ret;
 }
 
 /* End what a vCPU does, out of a halt too */
