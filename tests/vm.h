@@ -100,6 +100,7 @@ struct vm_cpu {
 	struct kvm_dirty_gfn *ring;
 	uint32_t ring_next;
 	/* cpu_start() */
+	const cpu_set_t *where; /* the thread is to run; NULL: as who starts it */
 	pthread_t thread;
 	bool started;
 	bool retry;
@@ -715,8 +716,14 @@ static inline void *cpu_thread(void *arg)
 /* Run the op that cpu_set() chose in a thread of its own. */
 static inline int cpu_start(struct vm_cpu *cpu)
 {
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	if (cpu->where)
+		pthread_attr_setaffinity_np(&attr, sizeof(*cpu->where), cpu->where);
 	cpu->finished = false;
-	cpu->started = !pthread_create(&cpu->thread, NULL, cpu_thread, cpu);
+	cpu->started = !pthread_create(&cpu->thread, &attr, cpu_thread, cpu);
+	pthread_attr_destroy(&attr);
 	return cpu->started ? 0 : -EAGAIN;
 }
 
