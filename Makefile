@@ -73,7 +73,7 @@ $(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 # few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
 bochs_patch := tests/machine/bochs.patch
 
-machine-intel: $(KMOD)-bochs/kvm-intel.ko bochs
+machine-intel: $(KMOD)-bochs/kvm-intel.ko build/tests/posted/posted.ko bochs
 
 bochs: $(CONFIG)
 	@kernel-patches/setup.sh bochs
@@ -87,6 +87,15 @@ $(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
 	{ $(MAKE) -C $(KTREE)-bochs M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	objcopy --strip-debug $(KTREE)-bochs/arch/x86/kvm/kvm-intel.ko $@
+
+# Devices whose interrupts are posted; it takes no type of the series.
+build/tests/posted/posted.ko: $(wildcard tests/posted/*) $(KMOD)/kvm.ko
+	$(say) KMOD $@
+	@mkdir -p $(@D)
+	$(Q)cp tests/posted/posted.[ch] tests/posted/Kbuild $(@D)/
+	$(Q)exec 9>$(KTREE).lock && flock 9 && \
+	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
+	  [ $${PIPESTATUS[0]} = 0 ]; }
 
 # --- vmlinux.h --------------------------------------------------------------
 
@@ -232,7 +241,7 @@ bench-trace: all
 	@kernel-patches/setup.sh deps linux-perf bpfcc-tools
 	$(Q)tests/bench/trace.py $(PAIRS:%=--pairs %)
 
-bench-irq: all
+bench-irq: all machine-intel
 	$(Q)tests/bench/irq.py
 	$(Q)tests/bench/tap.py
 

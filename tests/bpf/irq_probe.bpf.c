@@ -92,7 +92,7 @@ SEC("struct_ops/resteer")
 s32 BPF_PROG(irq_probe_resteer, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
 {
 	__sync_fetch_and_add(&counts.resteers, 1);
-	return knobs.resteer;
+	return knobs.coin ? (s32)(bpf_get_prandom_u32() & 1) : knobs.resteer;
 }
 
 SEC("struct_ops/end")

@@ -19,6 +19,8 @@ struct irq_probe_knobs {
 	__s32 answer;
 	__u32 error; /* call kvm_irq_error() */
 	__s32 resteer; /* what resteer() answers */
+	__u32 coin; /* it answers 0 or 1, as it falls */
+	__u32 pad;
 	__u64 slow_ns; /* burn that long in route() */
 };
 
