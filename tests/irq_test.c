@@ -647,6 +647,40 @@ TEST_F_TIMEOUT(irq, affinity_changes, 100)
 	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
 }
 
+/* The guest gives its local APICs other logical ids, and others again. */
+TEST_F_TIMEOUT(irq, logical_ids_change, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xff, .logical = 1, .lowest = 1 };
+	uint64_t asked, writes = 0;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	for (int i = 0; i < CPUS; i++) {
+		struct vm_box *box = self->vm.cpu[i].box;
+
+		box->seed = 1U << i << 24;
+		/* vCPU 0's stays, so that there is always somebody */
+		box->value = (i ? 1U << (i + CPUS) : 1) << 24;
+		cpu_set(&self->vm.cpu[i], OP_LDR, 0, 0, 0);
+		ASSERT_EQ(0, cpu_start(&self->vm.cpu[i]));
+		ASSERT_TRUE(WAIT(box->progress, 5000));
+	}
+	self->k->how = IRQ_PROBE_RANDOM;
+	/* All of them, by either id */
+	EXPECT_EQ(200, fire(self, k, 200, 1));
+	EXPECT_EQ(200, self->c->asked);
+	EXPECT_EQ(CPUS, self->c->nr);
+	/* vCPU 0, and who of the others has that id now */
+	asked = self->c->asked;
+	k.dest = 0xf;
+	EXPECT_EQ(200, fire(self, k, 200, 1));
+	EXPECT_LT(0, self->c->asked - asked);
+	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
+	for (int i = 0; i < CPUS; i++)
+		writes += self->vm.cpu[i].box->progress;
+	TH_LOG("%llu changes, 400 interrupts, %llu of the last 200 with a choice",
+	       (unsigned long long)writes, (unsigned long long)(self->c->asked - asked));
+}
+
 TEST_F_TIMEOUT(irq, detach_under_load, 100)
 {
 	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };

@@ -59,6 +59,7 @@ enum vm_op {
 	OP_MIX, /* by @seed: read or write pages in random order */
 	OP_SPIN, /* count in @progress, touch nothing else */
 	OP_HALT, /* halt until an interrupt, @rounds times */
+	OP_LDR, /* give the local APIC @seed and @value as logical id in turn */
 };
 
 /* vm_create() flags */
@@ -201,6 +202,13 @@ static __guest __attribute__((noreturn)) void guest_main(struct vm_box *box)
 		if (op == OP_HALT) {
 			for (uint64_t r = 0; r < box->rounds; r++) {
 				asm volatile("hlt");
+				box->progress++;
+			}
+			op = OP_NOP;
+		}
+		if (op == OP_LDR) {
+			for (uint64_t r = 0; !box->stop; r++) {
+				*(volatile uint32_t *)0xfee000d0 = r & 1 ? box->value : box->seed;
 				box->progress++;
 			}
 			op = OP_NOP;
