@@ -73,7 +73,7 @@ def iso(cfg, tmp, append):
         sys.exit(f"machine: xorriso could not make a CD:\n{p.stdout}")
 
 
-def command(opts, cfg, initrd, console, ports):
+def command(opts, cfg, initrd, console, ports, model="tigerlake"):
     """The emulator's command line and environment; ports: {channel: inherited pipe}"""
     append = ("console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off nokaslr nowatchdog "
               f"no_timer_check tsc_early_khz={KHZ} lpj={KHZ // 10} hpet=disable clocksource=tsc tsc=reliable "
@@ -85,7 +85,7 @@ def command(opts, cfg, initrd, console, ports):
     iso(cfg, tmp, f"{append} {opts.append}".strip())
     megs = int(opts.mem[:-1]) * {"M": 1, "G": 1024}[opts.mem[-1]]
     rc = ["config_interface: textconfig", 'display_library: rfb, options="timeout=0"',
-          f"cpu: model=tigerlake, count={cpus(opts)[0]}, quantum=32, ips=10000000, ignore_bad_msrs=1",
+          f"cpu: model={model}, count={cpus(opts)[0]}, quantum=32, ips=10000000, ignore_bad_msrs=1",
           f"memory: guest={megs}, host={megs}",
           'romimage: file="$BXSHARE/BIOS-bochs-latest", options=fastboot',
           'vgaromimage: file="$BXSHARE/VGABIOS-lgpl-latest"',
