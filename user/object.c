@@ -386,7 +386,7 @@ static int read_table(struct object *o, const struct btf *btf)
 		if (strlen(tables[i].ops) == len && !strncmp(tables[i].ops, ops_name, len))
 			o->table = &tables[i];
 	if (!o->table)
-		return fail(E_OBJECT, "kvmext takes kvm_throttle_ops and kvm_irq_ops",
+		return fail(E_OBJECT, "kvmext takes kvm_throttle_ops, kvm_irq_ops and kvm_save_ops",
 			    "%s's table is a struct %s, which is none of kvm_ext's", o->path,
 			    ops_name);
 
