@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool with policies of two tables: the same name, for the same VMs.
+# The tool with policies of several tables: the same name, for the same VMs.
 cd "$(dirname "$0")/.." || exit 1
 . tests/tool/lib.sh
 
@@ -16,9 +16,17 @@ run $K get throttle:noop rounds
 [ $code = 0 ]; ok "a table may be said of the first, too" $?
 run $K get irq:noop ends
 [ $code = 0 ] && grep -qx 0 "$tmp/out"; ok "a counter of the irq policy" $?
+good "load a save policy of that name" load $P/noop_save.bpf.o
+run $K list
+has "^save:noop *save *all *active" "it is called with its table as well"
 good "unload the one" unload noop
 run $K list
 has "^irq:noop" "the other is there still"
+has "^save:noop" "and the third"
+good "switch the third, by its whole name" switch save:noop $P/same_vcpu.bpf.o resumes=8
+run $K get save:same_vcpu
+has "^resumes *8 " "what switch was given is set"
+good "unload it" unload save:same_vcpu
 good "switch, the name alone" switch noop $P/run_first.bpf.o weight=8
 good "set" set run_first budget=5
 run $K get irq:run_first
@@ -31,7 +39,7 @@ import json, sys
 s = json.load(open(sys.argv[1]))
 p, = s["policies"]
 assert (p["instance"], p["name"], p["table"]) == ("irq:run_first", "run_first", "irq"), p
-assert isinstance(s["irq"], list)' "$tmp/out"
+assert isinstance(s["irq"], list) and isinstance(s["save"], list)' "$tmp/out"
 ok "status as JSON" $?
 [ "$(ls $PINS)" = irq:run_first ]; ok "its pins are a folder of that name" $?
 
@@ -39,11 +47,15 @@ build/tests/tool/vmhold & vm=$!
 for i in $(seq 200); do grep -q "^irq_vm pid=$vm " $STATE && break; sleep 0.1; done
 good "load one for a VM" load $P/noop_irq.bpf.o --vm $vm
 good "and a throttle policy for it" load $P/noop.bpf.o --vm $vm
+good "and one for its exits" load $P/same_vcpu.bpf.o --vm $vm
 run $K list
 has "^irq:noop@$vm *irq" "the one has its VM in its name"
 has "^noop@$vm *throttle" "and the other"
 run $K status --vm $vm
 has "^VM $vm, irq: policy noop" "status tells the table's figures of a VM"
+has "^VM $vm, save: policy same_vcpu" "and the other table's"
+has "^ *ID .* KINDS CLASSES RESUMES ASKS SWAPPED KEPT .* CPUID" "and its vCPUs'"
+good "unload it, with its table and VM" unload save:same_vcpu@$vm
 good "unload the VM's, name and VM alone" unload noop@$vm
 good "and the irq policy" unload irq:noop@$vm
 kill $vm
