@@ -236,6 +236,7 @@ bench-migrate: all
 bench-exits: all machine-intel
 	$(Q)tests/bench/exits.py
 	$(Q)tests/bench/exits.py --machine intel
+	$(Q)tests/bench/exits.py --machine bochs-amd
 
 bench-trace: all
 	@kernel-patches/setup.sh deps linux-perf bpfcc-tools

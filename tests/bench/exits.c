@@ -9,7 +9,12 @@
  * And the mean over ROUNDS times as many: what else runs on this CPU meanwhile, such as
  * a tracer that reads its events, is in that.
  *
- *	exits [-r ROUNDS] [KIND...]	all kinds, or these
+ *	exits [-r ROUNDS] [-m] [-x] [KIND...]	all kinds, or these
+ *	exits -w	guests that compute and now and then exit: what of all is the guest's work
+ *
+ * With -m the middle iteration begins with a mark for Bochs's debugger.  With -x the guest
+ * has another XCR0 and PKRU than the host, and if a policy has a say in its exits a last
+ * line has how often these were written for it, and how often not.
  */
 #include <sys/eventfd.h>
 
@@ -26,6 +31,12 @@ _Static_assert(SAMPLES + N * 4 <= VM_LOW_SIZE, "the samples fit");
 #define MSR_KVM_POLL_CONTROL 0x4b564d05 /* KVM keeps the value, does nothing else */
 #define MSR_APIC_BASE 0x1b
 #define MSR_SELF_IPI 0x83f
+#define MSR_TSC_DEADLINE 0x6e0
+#define APIC_LVTT 0x320
+#define APIC_LVTT_DEADLINE_MASKED 0x500ec
+#define CPUID_1_ECX_DEADLINE (1U << 24)
+#define CR4_OSXSAVE (1UL << 18)
+#define CR4_PKE (1UL << 22)
 
 /* --- in the guest ----------------------------------------------------------- */
 
@@ -56,6 +67,8 @@ _Static_assert(SAMPLES + N * 4 <= VM_LOW_SIZE, "the samples fit");
 #define STR(x) XSTR(x)
 #define SET_PORT(port) "mov $" STR(port) ", %edx"
 #define SET_MSR(msr, low) "mov $" STR(msr) ", %ecx; mov $" STR(low) ", %eax; xor %edx, %edx"
+/* Years from now */
+#define SET_DEADLINE "mov $" STR(MSR_TSC_DEADLINE) ", %ecx; xor %eax, %eax; mov $0x7fffffff, %edx"
 
 PROBE(cpuid, "xor %eax, %eax; xor %ecx, %ecx", "cpuid");
 PROBE(io_kernel, SET_PORT(PORT_PIC_MASK), "in %dx, %al");
@@ -64,6 +77,12 @@ PROBE(msr_write, SET_MSR(MSR_KVM_POLL_CONTROL, 1), "wrmsr");
 PROBE(self_ipi, SET_MSR(MSR_SELF_IPI, VM_VECTOR), "wrmsr");
 PROBE(io_user, SET_PORT(PORT_USER), "out %al, %dx");
 PROBE(write, "", "movb $1, (%rdi)");
+PROBE(deadline, SET_DEADLINE, "wrmsr");
+PROBE(mixed, "",
+      SET_PORT(PORT_EVENTFD) "; out %al, %dx;" SET_PORT(
+	      PORT_PIC_MASK) "; in %dx, %al;" SET_DEADLINE
+			     "; wrmsr;" SET_PORT(
+				     PORT_USER) "; out %al, %dx; xor %eax, %eax; xor %ecx, %ecx; cpuid");
 
 /* What the guest is to do; where its mailbox would be. */
 struct job {
@@ -72,6 +91,7 @@ struct job {
 	uint64_t step; /* added for the next one */
 	uint64_t ticks; /* of all iterations together */
 	uint64_t mark; /* the iteration before which to tell a debugger */
+	uint64_t work; /* turns of a loop of two instructions before each probe */
 };
 
 static __guest uint64_t ticks(void)
@@ -89,11 +109,14 @@ static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job
 	for (;;) {
 		uint32_t (*probe)(uint64_t) = (void *)job->probe;
 		uint64_t addr = job->addr, step = job->step, mark = job->mark, begin = ticks();
+		uint64_t work = job->work;
 
 		for (int i = 0; i < N; i++, addr += step) {
 			/* To Bochs a breakpoint, to a CPU nothing */
 			if ((uint64_t)i == mark)
 				asm volatile("xchg %bx, %bx");
+			for (uint64_t turn = work; turn; turn--)
+				asm volatile("");
 			sample[i] = probe(addr);
 		}
 		job->ticks = ticks() - begin;
@@ -114,8 +137,13 @@ static int set_cpuid(int vcpu)
 
 	if (kvm < 0)
 		return -errno;
-	ret = vm_ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) ?:
-		      vm_ioctl(vcpu, KVM_SET_CPUID2, &cpuid);
+	ret = vm_ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid);
+	/* This one is for VMMs to say, who know whose the APIC is */
+	for (uint32_t i = 0; !ret && i < cpuid.head.nent; i++)
+		if (cpuid.entries[i].function == 1)
+			cpuid.entries[i].ecx |= CPUID_1_ECX_DEADLINE;
+	if (!ret)
+		ret = vm_ioctl(vcpu, KVM_SET_CPUID2, &cpuid);
 	close(kvm);
 	return ret;
 }
@@ -156,8 +184,69 @@ static int setup(struct vm *vm)
 	return vm_ioctl(vm->cpu[0].fd, KVM_SET_REGS, &regs);
 }
 
-static uint64_t mark = -1;
-static bool marked;
+/* XCR0 of x87 alone, which no host has; PKRU, where there is one, is 0 in a new vCPU */
+static int own_xstate(int vcpu)
+{
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = 1 };
+	struct kvm_sregs sregs;
+	int ret = vm_ioctl(vcpu, KVM_GET_SREGS, &sregs);
+
+	if (ret)
+		return ret;
+	sregs.cr4 |= CR4_OSXSAVE | CR4_PKE;
+	if (vm_ioctl(vcpu, KVM_SET_SREGS, &sregs)) {
+		sregs.cr4 &= ~CR4_PKE;
+		ret = vm_ioctl(vcpu, KVM_SET_SREGS, &sregs);
+	}
+	return ret ?: vm_ioctl(vcpu, KVM_SET_XCRS, &xcrs);
+}
+
+struct saved {
+	unsigned long swapped, kept, resumed, exits;
+};
+
+/* What the kernel tells of our only vCPU.  1 if a policy has a say in it. */
+static int get_saved(struct saved *s)
+{
+	FILE *f = fopen("/sys/kernel/debug/kvm/ext/state", "r");
+	char line[4096], mine[64], *p;
+	unsigned long r, e;
+	int ret = 0;
+
+	*s = (struct saved){};
+	snprintf(mine, sizeof(mine), "save_vcpu pid=%d ", getpid());
+	while (f && fgets(line, sizeof(line), f)) {
+		if (strncmp(line, mine, strlen(mine)) || strstr(line, " asks=0 "))
+			continue;
+		p = strstr(line, " swapped=");
+		if (!p || sscanf(p, " swapped=%lu kept=%lu", &s->swapped, &s->kept) != 2)
+			ret = -EPROTO;
+		for (p = p ? strstr(p, " other=") : NULL; p; p = strchr(p + 1, ' ')) {
+			if (sscanf(p, " %*[^=]=%lu/%lu", &r, &e) != 2)
+				ret = -EPROTO;
+			s->resumed += r;
+			s->exits += e;
+		}
+		ret = ret ?: 1;
+	}
+	if (f)
+		fclose(f);
+	return ret;
+}
+
+static int print_saved(void)
+{
+	struct saved s;
+	int ret = get_saved(&s);
+
+	if (ret > 0)
+		printf("{\"swapped\": %lu, \"kept\": %lu, \"resumed\": %lu, \"exits\": %lu}\n",
+		       s.swapped, s.kept, s.resumed, s.exits);
+	return ret < 0 ? ret : 0;
+}
+
+static uint64_t mark = -1, work;
+static bool marked, xstate;
 
 static int run_probe(struct vm *vm, const char *probe, uint64_t step)
 {
@@ -169,6 +258,7 @@ static int run_probe(struct vm *vm, const char *probe, uint64_t step)
 	job->addr = VM_MEM;
 	job->step = step;
 	job->mark = mark;
+	job->work = work;
 	memset(vm->low + SAMPLES, 0, N * 4);
 	for (;;) {
 		ret = cpu_run(cpu);
@@ -271,37 +361,105 @@ static int measure(struct vm *vm, const struct kind *k, int rounds)
 		ticks += job->ticks - base_ticks;
 	}
 	with = mode(vm, &count, &min);
-	printf("{\"kind\": \"%s\", \"count\": %u, \"iterations\": %d, \"had_it\": %d, \"least\": %u, "
+	printf("{\"kind\": \"%s%s\", \"count\": %u, \"iterations\": %d, \"had_it\": %d, \"least\": %u, "
 	       "\"mean\": %.1f, \"of\": %lu}\n",
-	       k->name, with - base, N, count, min - base, (double)ticks / N / rounds,
-	       (unsigned long)N * rounds);
+	       k->name, xstate ? "_xstate" : "", with - base, N, count, min - base,
+	       (double)ticks / N / rounds, (unsigned long)N * rounds);
 	return 0;
+}
+
+/* --- guests that do something in between ----------------------------------------- */
+
+static const struct load {
+	const char *name;
+	const char *probe;
+	uint64_t work;
+} loads[] = {
+	{ "cpuid", probe_cpuid, 500 },	 { "timer", probe_deadline, 1000 },
+	{ "io", probe_ioeventfd, 1000 }, { "mixed", probe_mixed, 5000 },
+	{ "compute", base_cpuid, 4000 },
+};
+
+static int use_deadline(int vcpu)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t lvtt = APIC_LVTT_DEADLINE_MASKED;
+	int ret = vm_ioctl(vcpu, KVM_GET_LAPIC, &lapic);
+
+	memcpy(lapic.regs + APIC_LVTT, &lvtt, sizeof(lvtt));
+	return ret ?: vm_ioctl(vcpu, KVM_SET_LAPIC, &lapic);
+}
+
+/*
+ * Instructions of the guest's work, and all others that passed meanwhile: the host's and
+ * the few that make the guest exit.  Once for a policy to learn, then what counts.
+ */
+static int run_loads(struct vm *vm)
+{
+	const struct job *job = (struct job *)vm->cpu[0].box;
+	int ret = use_deadline(vm->cpu[0].fd);
+	struct saved before, after;
+
+	for (size_t i = 0; !ret && i < sizeof(loads) / sizeof(loads[0]); i++) {
+		uint64_t guest = 2 * 2 * N * loads[i].work, all = 0;
+
+		work = loads[i].work;
+		ret = run_probe(vm, loads[i].probe, 0);
+		if (!ret && get_saved(&before) < 0)
+			ret = -EPROTO;
+		for (int round = 0; !ret && round < 2; round++) {
+			ret = run_probe(vm, loads[i].probe, 0);
+			all += job->ticks;
+		}
+		if (!ret && get_saved(&after) < 0)
+			ret = -EPROTO;
+		if (!ret)
+			printf("{\"load\": \"%s\", \"guest\": %lu, \"host\": %ld, \"resumed\": %lu, \"exits\": %lu}\n",
+			       loads[i].name, guest, (long)(all - guest),
+			       after.resumed - before.resumed, after.exits - before.exits);
+	}
+	if (ret)
+		fprintf(stderr, "exits: -w: error %d; %s\n", ret, cpu_text(&vm->cpu[0]));
+	return ret ? 1 : 0;
 }
 
 int main(int argc, char **argv)
 {
 	struct vm vm;
 	int rounds = 1, ret;
+	bool loaded = false;
 
-	if (argc > 2 && !strcmp(argv[1], "-r")) {
-		rounds = atoi(argv[2]);
-		argc -= 2;
-		argv += 2;
+	while ((ret = getopt(argc, argv, "r:mxw")) != -1) {
+		switch (ret) {
+		case 'r':
+			rounds = atoi(optarg);
+			break;
+		case 'm':
+			marked = true;
+			break;
+		case 'x':
+			xstate = true;
+			break;
+		case 'w':
+			loaded = true;
+			break;
+		default:
+			return 1;
+		}
 	}
-	if (argc > 1 && !strcmp(argv[1], "-m")) {
-		marked = true;
-		argc--;
-		argv++;
-	}
+	argc -= optind - 1;
+	argv += optind - 1;
 	if (rounds < 1) {
 		fprintf(stderr, "exits: at least one round\n");
 		return 1;
 	}
-	ret = setup(&vm);
+	ret = setup(&vm) ?: xstate ? own_xstate(vm.cpu[0].fd) : 0;
 	if (ret) {
 		fprintf(stderr, "exits: cannot make a VM: %s\n", strerror(-ret));
 		return 1;
 	}
+	if (loaded)
+		return run_loads(&vm);
 	for (int a = 1; a < argc; a++) {
 		bool known = false;
 
@@ -326,6 +484,9 @@ int main(int argc, char **argv)
 			return 1;
 		}
 	}
+	ret = xstate ? print_saved() : 0;
 	vm_free(&vm);
-	return 0;
+	if (ret)
+		fprintf(stderr, "exits: the state file has another form\n");
+	return ret ? 1 : 0;
 }
