@@ -67,8 +67,8 @@ _Static_assert(SAMPLES + N * 4 <= VM_LOW_SIZE, "the samples fit");
 #define STR(x) XSTR(x)
 #define SET_PORT(port) "mov $" STR(port) ", %edx"
 #define SET_MSR(msr, low) "mov $" STR(msr) ", %ecx; mov $" STR(low) ", %eax; xor %edx, %edx"
-/* Years from now */
-#define SET_DEADLINE "mov $" STR(MSR_TSC_DEADLINE) ", %ecx; xor %eax, %eax; mov $0x7fffffff, %edx"
+/* In 2^32 ticks: it never comes */
+#define SET_DEADLINE "rdtsc; inc %edx; mov $" STR(MSR_TSC_DEADLINE) ", %ecx"
 
 PROBE(cpuid, "xor %eax, %eax; xor %ecx, %ecx", "cpuid");
 PROBE(io_kernel, SET_PORT(PORT_PIC_MASK), "in %dx, %al");
