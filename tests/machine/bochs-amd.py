@@ -2,7 +2,7 @@
 """The other AMD machine: Bochs's emulation of SVM, with nested paging and nrip-save.
 
 QEMU's has no nrip-save, without which KVM answers no exit on the spot.  All else is as
-with the Intel machine, but the TSC, of which an instruction takes two; no AVIC.
+with the Intel machine.  It has no AVIC.
 """
 import functools
 
