@@ -16,8 +16,8 @@
 
 char _license[] SEC("license") = "GPL";
 
-KVMEXT_PARAM(u32, hot, 5, 1, 1000, "", "exits of a kind in a millisecond that make it worth it");
-KVMEXT_PARAM(u32, useless, 50, 0, 100, "%",
+KVMEXT_PARAM(u32, hot, 1, 1, 1000, "", "exits of a kind in a millisecond that make it worth it");
+KVMEXT_PARAM(u32, useless, 25, 0, 100, "%",
 	     "of a kind this much at least must be answered, else it is left alone for a while");
 KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most exits in a row that are answered on the spot");
 KVMEXT_PARAM(u32, waiting, 16, 1, 4096, "", "the same while another task wants the CPU");
