@@ -17092,6 +17092,12 @@ enum kvm_save_kind {
 	KVM_SAVE_NR_KINDS = 11,
 };
 
+enum kvm_save_state {
+	KVM_SAVE_DUE = 0,
+	KVM_SAVE_OFF = 1,
+	KVM_SAVE_ON = 2,
+};
+
 enum kvm_stat_kind {
 	KVM_STAT_VM = 0,
 	KVM_STAT_VCPU = 1,
@@ -17116,7 +17122,6 @@ enum kvm_x86_run_flags {
 	KVM_RUN_FORCE_IMMEDIATE_EXIT = 1,
 	KVM_RUN_LOAD_GUEST_DR6 = 2,
 	KVM_RUN_LOAD_DEBUGCTL = 4,
-	KVM_RUN_RESUME = 8,
 };
 
 enum l1d_flush_mitigations {
@@ -80571,6 +80576,7 @@ struct kvm_ext_table {
 	u32 ops_size;
 	struct static_key_false *key;
 	void (*relax)(struct kvm *, bool);
+	bool (*idle)(const struct kvm_ext_policy *);
 	void (*end_vm)(struct kvm *);
 	void (*show_vm)(struct seq_file *, struct kvm *);
 	struct list_head node;
@@ -80602,7 +80608,9 @@ struct kvm_irq_vcpu {
 };
 
 struct kvm_save_vcpu {
-	bool on;
+	u8 state;
+	bool again;
+	bool loaded;
 	u8 classes;
 	u8 swaps;
 	u32 kinds;
