@@ -80631,6 +80631,7 @@ struct kvm_save_vcpu {
 	u64 swapped;
 	u64 kept;
 	u64 asks;
+	u16 device[2];
 	u16 leaf[16];
 };
 
