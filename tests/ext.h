@@ -109,6 +109,12 @@ static inline void *ext_map_memory(struct bpf_object *obj, const char *name)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+static inline void ext_unmap_memory(volatile void *p, size_t size)
+{
+	if (p)
+		munmap((void *)p, (size + 4095) & ~4095UL);
+}
+
 struct probe {
 	struct bpf_object *obj;
 	struct bpf_map *ops; /* the table */
@@ -185,10 +191,8 @@ static inline void probe_free(struct probe *p)
 	if (!p->obj)
 		return;
 	probe_detach(p);
-	if (p->k)
-		munmap((void *)p->k, 4096);
-	if (p->c)
-		munmap((void *)p->c, (sizeof(*p->c) + 4095) & ~4095UL);
+	ext_unmap_memory(p->k, sizeof(*p->k));
+	ext_unmap_memory(p->c, sizeof(*p->c));
 	bpf_object__close(p->obj);
 	p->obj = NULL;
 }
@@ -378,18 +382,24 @@ static inline bool in_charge(pid_t pid, const char *name)
 	return ext_is("vm", match, "policy", name);
 }
 
-/* How many policies are attached anywhere, in whatever state. */
-static inline int policies(void)
+/* How many policies of that table are attached anywhere, in whatever state. */
+static inline int table_policies(const char *table)
 {
-	char *text = ext_read(EXT_STATE), *p = text;
+	char *text = ext_read(EXT_STATE), *p = text, line[64];
 	int n = 0;
 
 	if (!text)
 		return -ENOENT;
-	for (; (p = strstr(p, "policy table=throttle")); p++)
+	snprintf(line, sizeof(line), "policy table=%s ", table);
+	for (; (p = strstr(p, line)); p++)
 		n += p == text || p[-1] == '\n';
 	free(text);
 	return n;
+}
+
+static inline int policies(void)
+{
+	return table_policies("throttle");
 }
 
 static inline int ext_write(const char *path, const char *text)

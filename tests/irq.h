@@ -12,47 +12,37 @@
 /* How the local APICs are set up */
 enum mode { FLAT, CLUSTER, X2APIC };
 
+/* What handlers do; they may use rax, rcx and rdx. */
+/* clang-format off */
+#define EOI_XAPIC "	movl $0xfee000b0, %eax\n" \
+		  "	movl $0, (%rax)\n"
+#define EOI_X2APIC "	movl $0x80b, %ecx\n" \
+		   "	xorl %eax, %eax\n" \
+		   "	xorl %edx, %edx\n" \
+		   "	wrmsr\n"
+#define COUNT "	incq %gs:80\n"
+
+#define HANDLER(name, what) ".local " name "\n" \
+			    name ": push %rax\n" \
+			    "	push %rcx\n" \
+			    "	push %rdx\n" \
+			    what \
+			    "	pop %rdx\n" \
+			    "	pop %rcx\n" \
+			    "	pop %rax\n" \
+			    "	iretq\n"
+
 /*
- * Handlers.  What they count they have sent the EOI of.  Bochs delivers vector 0xff now
- * and then, which nobody sent; that has its EOI, and is not counted.
+ * What they count they have sent the EOI of.  Bochs delivers vector 0xff now and then,
+ * which nobody sent; that has its EOI, and is not counted.
  */
 asm(".pushsection guest_text, \"ax\"\n"
-    ".local guest_xapic, guest_x2apic, guest_xapic_ff, guest_x2apic_ff\n"
-    "guest_xapic: push %rax\n"
-    "	movl $0xfee000b0, %eax\n"
-    "	movl $0, (%rax)\n"
-    "	incq %gs:80\n"
-    "	pop %rax\n"
-    "	iretq\n"
-    "guest_x2apic: push %rax\n"
-    "	push %rcx\n"
-    "	push %rdx\n"
-    "	movl $0x80b, %ecx\n"
-    "	xorl %eax, %eax\n"
-    "	xorl %edx, %edx\n"
-    "	wrmsr\n"
-    "	incq %gs:80\n"
-    "	pop %rdx\n"
-    "	pop %rcx\n"
-    "	pop %rax\n"
-    "	iretq\n"
-    "guest_xapic_ff: push %rax\n"
-    "	movl $0xfee000b0, %eax\n"
-    "	movl $0, (%rax)\n"
-    "	pop %rax\n"
-    "	iretq\n"
-    "guest_x2apic_ff: push %rax\n"
-    "	push %rcx\n"
-    "	push %rdx\n"
-    "	movl $0x80b, %ecx\n"
-    "	xorl %eax, %eax\n"
-    "	xorl %edx, %edx\n"
-    "	wrmsr\n"
-    "	pop %rdx\n"
-    "	pop %rcx\n"
-    "	pop %rax\n"
-    "	iretq\n"
+    HANDLER("guest_xapic", EOI_XAPIC COUNT)
+    HANDLER("guest_x2apic", EOI_X2APIC COUNT)
+    HANDLER("guest_xapic_ff", EOI_XAPIC)
+    HANDLER("guest_x2apic_ff", EOI_X2APIC)
     ".popsection\n");
+/* clang-format on */
 extern const char guest_xapic[] asm("guest_xapic"), guest_x2apic[] asm("guest_x2apic"),
 	guest_xapic_ff[] asm("guest_xapic_ff"), guest_x2apic_ff[] asm("guest_x2apic_ff");
 
@@ -64,15 +54,7 @@ struct irq_head {
 
 static inline int irq_policies(void)
 {
-	char *text = ext_read(EXT_STATE), *p = text;
-	int n = 0;
-
-	if (!text)
-		return -ENOENT;
-	for (; (p = strstr(p, "policy table=irq")); p++)
-		n += p == text || p[-1] == '\n';
-	free(text);
-	return n;
+	return table_policies("irq");
 }
 
 /* Open a policy, for one VM; the first map of type struct_ops is its table. */
@@ -95,6 +77,36 @@ static inline int irq_attach(const char *path, pid_t vm, struct bpf_object **obj
 	head->vm = vm;
 	ret = bpf_object__load(*obj);
 	return ret ?: ext_attach(ops, link);
+}
+
+/* The policy irq_probe, its knobs and counts */
+struct irq_probe {
+	struct bpf_object *obj;
+	struct bpf_map *ops; /* the table */
+	struct bpf_link *link;
+	volatile struct irq_probe_knobs *k;
+	volatile struct irq_probe_counts *c;
+};
+
+static inline int irq_probe_on(struct irq_probe *p, pid_t vm)
+{
+	int ret = irq_attach("bpf/irq_probe.bpf.o", vm, &p->obj, &p->link);
+
+	if (ret)
+		return ret;
+	p->ops = bpf_object__find_map_by_name(p->obj, "irq_probe");
+	p->k = ext_map_memory(p->obj, ".data");
+	p->c = ext_map_memory(p->obj, ".bss");
+	return p->k && p->c ? 0 : -ENOMEM;
+}
+
+static inline void irq_probe_off(struct irq_probe *p)
+{
+	bpf_link__destroy(p->link);
+	ext_unmap_memory(p->k, sizeof(*p->k));
+	ext_unmap_memory(p->c, sizeof(*p->c));
+	bpf_object__close(p->obj);
+	*p = (struct irq_probe){};
 }
 
 /* Not while it runs: KVM waits for it to come out */
@@ -143,8 +155,9 @@ static inline int apics(struct vm *vm, enum mode mode, uint32_t disabled)
 	pd[0xfee00000 >> 21 & 511] = 0xfee00000 | 0xf3;
 	irq_gate(vm, VM_VECTOR, mode == X2APIC ? guest_x2apic : guest_xapic);
 	irq_gate(vm, 0xff, mode == X2APIC ? guest_x2apic_ff : guest_xapic_ff);
+	/* An interrupt before the first instruction is one that Bochs loses: see guest_main() */
 	for (int i = 0; i < vm->ncpus && !ret; i++)
-		ret = apic(vm, i, mode, disabled & 1U << i);
+		ret = cpu_do(&vm->cpu[i], OP_NOP, 0, 0) ?: apic(vm, i, mode, disabled & 1U << i);
 	return ret;
 }
 

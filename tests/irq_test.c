@@ -8,11 +8,14 @@
  * is counted, and has to be what was sent, vCPU by vCPU.  What the guest counts may
  * be more: in QEMU's SVM about one in 3000 comes twice, on stock KVM and to a fixed
  * destination as well.
+ *
+ * Machines: amd; intel
  */
 #include "harness.h"
 #include "irq.h"
 
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define CPUS 4
@@ -28,10 +31,7 @@ FIXTURE(irq)
 	struct vm vm;
 	pid_t pid;
 	int kmsg;
-	struct bpf_object *obj;
-	struct bpf_link *link;
-	volatile struct irq_probe_knobs *k;
-	volatile struct irq_probe_counts *c;
+	struct irq_probe p;
 	struct bpf_object *accept;
 	struct bpf_link *accept_link;
 	volatile uint64_t(*accepted)[256]; /* by vCPU id and vector */
@@ -39,31 +39,6 @@ FIXTURE(irq)
 	int fd; /* eventfd of GSI 40 */
 	volatile bool quit;
 };
-
-static int probe_on(FIXTURE_DATA(irq) * self)
-{
-	int ret = irq_attach("bpf/irq_probe.bpf.o", self->pid, &self->obj, &self->link);
-
-	if (ret)
-		return ret;
-	self->k = ext_map_memory(self->obj, ".data");
-	self->c = ext_map_memory(self->obj, ".bss");
-	return self->k && self->c ? 0 : -ENOMEM;
-}
-
-static void probe_off(FIXTURE_DATA(irq) * self)
-{
-	bpf_link__destroy(self->link);
-	if (self->k)
-		munmap((void *)self->k, 4096);
-	if (self->c)
-		munmap((void *)self->c, (sizeof(*self->c) + 4095) & ~4095UL);
-	bpf_object__close(self->obj);
-	self->link = NULL;
-	self->obj = NULL;
-	self->k = NULL;
-	self->c = NULL;
-}
 
 /* End what a vCPU does, out of a halt too */
 static int end(struct vm_cpu *cpu)
@@ -82,6 +57,7 @@ FIXTURE_SETUP(irq)
 	ASSERT_LE(0, self->kmsg);
 	ASSERT_EQ(0, irq_policies());
 	vm_signals();
+	prctl(PR_SET_TIMERSLACK, 1);
 	self->accept = ext_open("bpf/irq_accept.bpf.o");
 	ASSERT_NE(NULL, self->accept);
 	ASSERT_EQ(0, bpf_object__load(self->accept))
@@ -93,8 +69,8 @@ FIXTURE_SETUP(irq)
 	ASSERT_NE(NULL, self->accept_link);
 	self->accepted = ext_map_memory(self->accept, ".bss");
 	ASSERT_NE(NULL, self->accepted);
-	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP));
-	ASSERT_EQ(0, probe_on(self))
+	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP | VM_SHARED));
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid))
 	{
 		TH_LOG("%s", ext_log);
 	}
@@ -108,7 +84,7 @@ FIXTURE_TEARDOWN(irq)
 	}
 	if (self->fd >= 0)
 		close(self->fd);
-	probe_off(self);
+	irq_probe_off(&self->p);
 	bpf_link__destroy(self->accept_link);
 	bpf_object__close(self->accept);
 	vm_free(&self->vm);
@@ -252,7 +228,7 @@ static uint64_t accepted(FIXTURE_DATA(irq) * self)
 
 /*
  * Send @n, each when the one before was taken by @copies vCPUs; how many local
- * APICs accepted, if the guest took all.
+ * APICs accepted, if the guest took all.  In between it sleeps, as the vCPUs need its CPU.
  */
 static int fire(FIXTURE_DATA(irq) * self, struct kind k, int n, int copies)
 {
@@ -263,6 +239,8 @@ static int fire(FIXTURE_DATA(irq) * self, struct kind k, int n, int copies)
 		self->before[i] = self->accepted[i][VM_VECTOR];
 	for (int i = 0; i < n && !ret; i++) {
 		ret = send(self, k);
+		for (int j = 0; j < 20 && taken(self) - had < (uint64_t)(i + 1) * copies; j++)
+			nanosleep(&(struct timespec){ 0, 50000 }, NULL);
 		if (!ret && !WAIT(taken(self) - had >= (uint64_t)(i + 1) * copies, 10000))
 			ret = -ETIMEDOUT;
 	}
@@ -281,16 +259,16 @@ static int got(FIXTURE_DATA(irq) * self, int cpu)
 	do {                                                                               \
 		struct kind __k = (k_);                                                    \
 		unsigned int __set = (set_), __nr = __builtin_popcount(__set);             \
-		uint64_t __asked = self->c->asked;                                         \
-		self->k->how = IRQ_PROBE_TURN;                                             \
+		uint64_t __asked = self->p.c->asked;                                       \
+		self->p.k->how = IRQ_PROBE_TURN;                                           \
 		EXPECT_EQ(12, fire(self, __k, 12, 1));                                     \
-		EXPECT_EQ(12, self->c->asked - __asked);                                   \
-		EXPECT_EQ(__nr, self->c->nr);                                              \
-		EXPECT_EQ(__set, self->c->set);                                            \
-		EXPECT_EQ(-ENOENT, self->c->beyond);                                       \
-		EXPECT_EQ(VM_VECTOR, self->c->vector);                                     \
-		EXPECT_EQ(__k.dest, self->c->dest_id);                                     \
-		EXPECT_EQ(0, self->c->flags);                                              \
+		EXPECT_EQ(12, self->p.c->asked - __asked);                                 \
+		EXPECT_EQ(__nr, self->p.c->nr);                                            \
+		EXPECT_EQ(__set, self->p.c->set);                                          \
+		EXPECT_EQ(-ENOENT, self->p.c->beyond);                                     \
+		EXPECT_EQ(VM_VECTOR, self->p.c->vector);                                   \
+		EXPECT_EQ(__k.dest, self->p.c->dest_id);                                   \
+		EXPECT_EQ(0, self->p.c->flags);                                            \
 		for (int __i = 0; __i < CPUS; __i++)                                       \
 			EXPECT_EQ(__set & 1U << __i ? 12 / (int)__nr : 0, got(self, __i)); \
 	} while (0)
@@ -299,10 +277,10 @@ static int got(FIXTURE_DATA(irq) * self, int cpu)
 #define EXPECT_NOT_ASKED(k_, set_, one)                                                   \
 	do {                                                                              \
 		unsigned int __set = (set_), __n = (one) ? 1 : __builtin_popcount(__set); \
-		uint64_t __asked = self->c->asked;                                        \
+		uint64_t __asked = self->p.c->asked;                                      \
 		int __sum = 0;                                                            \
 		EXPECT_EQ(6 * (int)__n, fire(self, (k_), 6, __n));                        \
-		EXPECT_EQ(0, self->c->asked - __asked);                                   \
+		EXPECT_EQ(0, self->p.c->asked - __asked);                                 \
 		for (int __i = 0; __i < CPUS; __i++) {                                    \
 			__sum += got(self, __i);                                          \
 			if (!(__set & 1U << __i)) {                                       \
@@ -366,7 +344,7 @@ TEST_F_TIMEOUT(irq, never_moved, 100)
 {
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	for (enum via via = MSI; via <= IRQFD; via++) {
 		/* one destination, however it is written */
 		EXPECT_NOT_ASKED(((struct kind){ .via = via, .dest = 2 }), 4, false);
@@ -419,9 +397,9 @@ TEST_F_TIMEOUT(irq, disabled_apics, 100)
 	/* The slow path, too. */
 	k.dest = 0xff;
 	k.via = MSI;
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	EXPECT_EQ(12, fire(self, k, 12, 1));
-	EXPECT_EQ(0xb, self->c->set);
+	EXPECT_EQ(0xb, self->p.c->set);
 	EXPECT_EQ(0, got(self, 2));
 	/* One that is left is no choice. */
 	EXPECT_NOT_ASKED(
@@ -442,39 +420,39 @@ TEST_F_TIMEOUT(irq, states, 100)
 	ASSERT_EQ(0, spin(self, 0));
 	cpu_set(&cpu[1], OP_HALT, 0, 0, 1000);
 	ASSERT_EQ(0, cpu_start(&cpu[1]));
-	self->k->how = IRQ_PROBE_VCPU;
-	self->k->answer = 0;
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->answer = 0;
 	/* Until the vCPU is halted; and 0 may be preempted at any one moment. */
-	EXPECT_TRUE(WAIT((fire(self, k, 1, 1), self->c->state[1] & HALTED), 3000));
+	EXPECT_TRUE(WAIT((fire(self, k, 1, 1), self->p.c->state[1] & HALTED), 3000));
 	for (int i = 0; i < 200 && !(all & IN_GUEST); i++) {
 		EXPECT_EQ(1, fire(self, k, 1, 1));
-		all |= self->c->state[0];
-		EXPECT_EQ(0, self->c->state[0] & HALTED);
-		EXPECT_EQ(0, self->c->state[2]);
-		EXPECT_EQ(0, self->c->state[3]);
+		all |= self->p.c->state[0];
+		EXPECT_EQ(0, self->p.c->state[0] & HALTED);
+		EXPECT_EQ(0, self->p.c->state[2]);
+		EXPECT_EQ(0, self->p.c->state[3]);
 	}
 	EXPECT_EQ(IN_GUEST | LOADED, all & (IN_GUEST | LOADED));
-	EXPECT_NE(0, self->c->since_ns[0]);
-	EXPECT_LT(self->c->since_ns[0], now_ns());
-	EXPECT_LE(0, self->c->cpu[0]);
+	EXPECT_NE(0, self->p.c->since_ns[0]);
+	EXPECT_LT(self->p.c->since_ns[0], now_ns());
+	EXPECT_LE(0, self->p.c->cpu[0]);
 
 	/* It wakes for one that is sent there. */
-	self->k->answer = 1;
+	self->p.k->answer = 1;
 	EXPECT_EQ(1, fire(self, k, 1, 1));
 	EXPECT_EQ(1, got(self, 1));
 
 	/* What waits for 2, who does not run: one vector, once in its IRR. */
-	self->k->answer = 2;
+	self->p.k->answer = 2;
 	ASSERT_EQ(0, send(self, k));
-	self->k->answer = 0;
+	self->p.k->answer = 0;
 	EXPECT_EQ(1, fire(self, k, 1, 1));
-	EXPECT_EQ(1, self->c->pending[2]);
-	EXPECT_EQ(0, self->c->pending[3]);
+	EXPECT_EQ(1, self->p.c->pending[2]);
+	EXPECT_EQ(0, self->p.c->pending[3]);
 	/* And it is not moved: 2 takes it when it runs. */
 	ASSERT_EQ(0, spin(self, 2));
 	EXPECT_TRUE(WAIT(cpu[2].box->irqs, 10000));
-	EXPECT_LT(0, self->c->runs[0]);
-	EXPECT_LT(0, self->c->runs[2]);
+	EXPECT_LT(0, self->p.c->runs[0]);
+	EXPECT_LT(0, self->p.c->runs[2]);
 }
 
 TEST_F_TIMEOUT(irq, own_choice, 100)
@@ -484,13 +462,13 @@ TEST_F_TIMEOUT(irq, own_choice, 100)
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	self->k->how = IRQ_PROBE_OWN;
+	self->p.k->how = IRQ_PROBE_OWN;
 	EXPECT_EQ(10, fire(self, k, 10, 1));
 	EXPECT_EQ(10, got(self, cpu));
-	EXPECT_EQ(10, self->c->asked);
-	EXPECT_EQ(cpu, self->c->own);
+	EXPECT_EQ(10, self->p.c->asked);
+	EXPECT_EQ(cpu, self->p.c->own);
 	/* As with no policy */
-	probe_off(self);
+	irq_probe_off(&self->p);
 	EXPECT_EQ(10, fire(self, k, 10, 1));
 	EXPECT_EQ(10, got(self, cpu));
 }
@@ -503,9 +481,9 @@ TEST_F_TIMEOUT(irq, counts, 100)
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	EXPECT_EQ(20, fire(self, k, 20, 1));
-	own = self->c->own + 1;
+	own = self->p.c->own + 1;
 	snprintf(match, sizeof(match), "pid=%d id=%d", self->pid, own);
 	EXPECT_EQ(10, ext_num("irq_vcpu", match, "kept"));
 	EXPECT_EQ(0, ext_num("irq_vcpu", match, "routed"));
@@ -528,11 +506,11 @@ TEST_F_TIMEOUT(irq, wrong_answers_eject, 100)
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	self->k->how = IRQ_PROBE_INDEX;
+	self->p.k->how = IRQ_PROBE_INDEX;
 	for (int i = 0; i < 63; i++) {
-		self->k->answer = wrong[i % 5];
+		self->p.k->answer = wrong[i % 5];
 		EXPECT_EQ(1, fire(self, k, 1, 1));
-		own = self->c->own + 1;
+		own = self->p.c->own + 1;
 		EXPECT_EQ(1, got(self, own));
 	}
 	EXPECT_EQ(63, policy_num("irq_probe", "invalid"));
@@ -543,7 +521,7 @@ TEST_F_TIMEOUT(irq, wrong_answers_eject, 100)
 	/* From now on KVM alone. */
 	EXPECT_EQ(10, fire(self, k, 10, 1));
 	EXPECT_EQ(10, got(self, own));
-	EXPECT_EQ(64, self->c->asked);
+	EXPECT_EQ(64, self->p.c->asked);
 }
 
 TEST_F_TIMEOUT(irq, gives_up, 100)
@@ -552,20 +530,28 @@ TEST_F_TIMEOUT(irq, gives_up, 100)
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	self->k->error = 1;
+	self->p.k->error = 1;
 	EXPECT_EQ(5, fire(self, k, 5, 1));
-	EXPECT_EQ(1, self->c->asked);
+	EXPECT_EQ(1, self->p.c->asked);
 	EXPECT_TRUE(policy_is("irq_probe", "ejected"));
 	EXPECT_TRUE(policy_has("irq_probe", "kind", "policy"));
 	EXPECT_EQ(7, policy_num("irq_probe", "code"));
 	EXPECT_TRUE(policy_has("irq_probe", "msg", "irq_probe: the first error"));
 }
 
-/* For some seconds; KVMEXT_IRQ_SECONDS says how many. */
+/* Does the guest take one twice now and then?  See above. */
+static bool doubles(void)
+{
+	const char *machine = getenv("KVMEXT_MACHINE");
+
+	return machine && !strcmp(machine, "amd");
+}
+
+/* For a minute, or KVMEXT_IRQ_SECONDS */
 TEST_F_TIMEOUT(irq, random_answers, 200)
 {
 	const char *text = getenv("KVMEXT_IRQ_SECONDS");
-	uint64_t end = now_ns() + (text ? atoi(text) : 5) * 1000 * MS;
+	uint64_t end = now_ns() + (text ? atoi(text) : 60) * 1000 * MS;
 	uint64_t sent = 0, rnd = 88172645463325252ULL;
 	int lost = 0, n;
 
@@ -579,7 +565,7 @@ TEST_F_TIMEOUT(irq, random_answers, 200)
 		rnd ^= rnd << 17;
 		k.dest = 1 + (rnd >> 8) % 15;
 		/* Wild answers eject; then it is put in charge again. */
-		self->k->how = rnd % 64 ? IRQ_PROBE_RANDOM : IRQ_PROBE_WILD;
+		self->p.k->how = rnd % 64 ? IRQ_PROBE_RANDOM : IRQ_PROBE_WILD;
 		n = fire(self, k, 1, 1);
 		lost = n != 1;
 		EXPECT_EQ(1, n)
@@ -591,15 +577,15 @@ TEST_F_TIMEOUT(irq, random_answers, 200)
 			if (!(k.dest & 1U << i))
 				EXPECT_EQ(0, got(self, i));
 		sent++;
-		if (self->c->wild >= 60) {
-			probe_off(self);
-			ASSERT_EQ(0, probe_on(self));
+		if (self->p.c->wild >= 60) {
+			irq_probe_off(&self->p);
+			ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 		}
 	}
 	EXPECT_EQ(sent, accepted(self));
 	EXPECT_LE(sent, taken(self));
-	/* See above; it is not to hide a policy's doing. */
-	EXPECT_GE(sent / 200 + 2, taken(self) - sent);
+	/* It is not to hide a policy's doing. */
+	EXPECT_GE(doubles() ? sent / 200 + 2 : 0, taken(self) - sent);
 	TH_LOG("%llu interrupts, each accepted once; the guest took %llu twice",
 	       (unsigned long long)sent, (unsigned long long)(taken(self) - sent));
 }
@@ -632,7 +618,7 @@ TEST_F_TIMEOUT(irq, affinity_changes, 100)
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
 	ASSERT_EQ(0, program(self, k));
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	pthread_create(&t, NULL, switcher, self);
 	had = taken(self);
 	was = accepted(self);
@@ -664,21 +650,21 @@ TEST_F_TIMEOUT(irq, logical_ids_change, 100)
 		ASSERT_EQ(0, cpu_start(&self->vm.cpu[i]));
 		ASSERT_TRUE(WAIT(box->progress, 5000));
 	}
-	self->k->how = IRQ_PROBE_RANDOM;
+	self->p.k->how = IRQ_PROBE_RANDOM;
 	/* All of them, by either id */
 	EXPECT_EQ(200, fire(self, k, 200, 1));
-	EXPECT_EQ(200, self->c->asked);
-	EXPECT_EQ(CPUS, self->c->nr);
+	EXPECT_EQ(200, self->p.c->asked);
+	EXPECT_EQ(CPUS, self->p.c->nr);
 	/* vCPU 0, and who of the others has that id now */
-	asked = self->c->asked;
+	asked = self->p.c->asked;
 	k.dest = 0xf;
 	EXPECT_EQ(200, fire(self, k, 200, 1));
-	EXPECT_LT(0, self->c->asked - asked);
+	EXPECT_LT(0, self->p.c->asked - asked);
 	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
 	for (int i = 0; i < CPUS; i++)
 		writes += self->vm.cpu[i].box->progress;
 	TH_LOG("%llu changes, 400 interrupts, %llu of the last 200 with a choice",
-	       (unsigned long long)writes, (unsigned long long)(self->c->asked - asked));
+	       (unsigned long long)writes, (unsigned long long)(self->p.c->asked - asked));
 }
 
 TEST_F_TIMEOUT(irq, detach_under_load, 100)
@@ -689,20 +675,22 @@ TEST_F_TIMEOUT(irq, detach_under_load, 100)
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
 	for (i = 0; i < 10; i++) {
-		self->k->how = IRQ_PROBE_TURN;
+		self->p.k->how = IRQ_PROBE_TURN;
 		n += fire(self, k, 20, 1);
-		probe_off(self);
+		bpf_link__destroy(self->p.link);
+		self->p.link = NULL;
 		n += fire(self, k, 5, 1);
-		ASSERT_EQ(0, probe_on(self));
+		ASSERT_EQ(0, ext_attach(self->p.ops, &self->p.link));
 	}
 	EXPECT_EQ(250, n);
+	EXPECT_EQ(200, self->p.c->asked);
 	/* The kill switch, and back */
 	EXPECT_EQ(0, ext_enable(false));
 	EXPECT_EQ(5, fire(self, k, 5, 1));
-	EXPECT_EQ(0, self->c->asked);
+	EXPECT_EQ(200, self->p.c->asked);
 	EXPECT_EQ(0, ext_enable(true));
 	EXPECT_EQ(5, fire(self, k, 5, 1));
-	EXPECT_EQ(5, self->c->asked);
+	EXPECT_EQ(205, self->p.c->asked);
 }
 
 TEST_F_TIMEOUT(irq, killed_loader, 100)
@@ -715,7 +703,7 @@ TEST_F_TIMEOUT(irq, killed_loader, 100)
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
-	probe_off(self);
+	irq_probe_off(&self->p);
 	child = fork();
 	if (!child) {
 		if (irq_attach("../bpf/spread.bpf.o", getppid(), &obj, &link))
@@ -760,7 +748,7 @@ TEST_F_TIMEOUT(irq, vm_killed, 100)
 	struct bpf_object *obj;
 	struct bpf_link *link;
 
-	probe_off(self);
+	irq_probe_off(&self->p);
 	vm_free(&self->vm);
 	ASSERT_EQ(0, irq_attach("../bpf/run_first.bpf.o", 0, &obj, &link));
 	for (int i = 0; i < 10; i++) {
@@ -789,8 +777,8 @@ TEST_F_TIMEOUT(irq, vm_killed, 100)
 			 5000));
 	bpf_link__destroy(link);
 	bpf_object__close(obj);
-	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP));
-	ASSERT_EQ(0, probe_on(self));
+	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP | VM_SHARED));
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 }
 
 /* --- the policies -------------------------------------------------------------- */
@@ -827,7 +815,7 @@ TEST_F_TIMEOUT(irq, shipped_policies, 100)
 {
 	int moves;
 
-	probe_off(self);
+	irq_probe_off(&self->p);
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	/* 0 is in user space and KVM's own choice; 2 spins; 1 and 3 are halted */
 	ASSERT_EQ(0, VM_VECTOR % CPUS);
@@ -852,7 +840,7 @@ TEST_F_TIMEOUT(irq, shipped_policies, 100)
 	EXPECT_EQ(100, fire_policy(self, "../bpf/spread.bpf.o", 100, &moves));
 	EXPECT_EQ(99, moves);
 
-	ASSERT_EQ(0, probe_on(self));
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 }
 
 TEST_MAIN

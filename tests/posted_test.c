@@ -30,10 +30,7 @@ FIXTURE(posted)
 	struct vm vm;
 	pid_t pid;
 	int kmsg;
-	struct bpf_object *obj;
-	struct bpf_link *link;
-	volatile struct irq_probe_knobs *k;
-	volatile struct irq_probe_counts *c;
+	struct irq_probe p;
 	int event; /* the eventfd of GSI */
 	int dev;
 	bool on; /* it is posted */
@@ -155,31 +152,6 @@ static int irqfd(struct vm *vm, int event, bool on)
 	return vm_ioctl(vm->fd, KVM_IRQFD, &f);
 }
 
-static int probe_on(FIXTURE_DATA(posted) * self)
-{
-	int ret = irq_attach("bpf/irq_probe.bpf.o", self->pid, &self->obj, &self->link);
-
-	if (ret)
-		return ret;
-	self->k = ext_map_memory(self->obj, ".data");
-	self->c = ext_map_memory(self->obj, ".bss");
-	return self->k && self->c ? 0 : -ENOMEM;
-}
-
-static void probe_off(FIXTURE_DATA(posted) * self)
-{
-	bpf_link__destroy(self->link);
-	if (self->k)
-		munmap((void *)self->k, 4096);
-	if (self->c)
-		munmap((void *)self->c, (sizeof(*self->c) + 4095) & ~4095UL);
-	bpf_object__close(self->obj);
-	self->link = NULL;
-	self->obj = NULL;
-	self->k = NULL;
-	self->c = NULL;
-}
-
 /* To this vCPU alone, so what the device is given then is its descriptor. */
 static int learn(FIXTURE_DATA(posted) * self)
 {
@@ -217,7 +189,7 @@ FIXTURE_SETUP(posted)
 	ASSERT_EQ(0, learn(self));
 	ASSERT_EQ(self->on, self->desc[0] && self->desc[1]);
 	ASSERT_EQ(self->on, self->desc[0] != self->desc[1]);
-	ASSERT_EQ(0, probe_on(self))
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid))
 	{
 		TH_LOG("%s", ext_log);
 	}
@@ -233,7 +205,7 @@ FIXTURE_TEARDOWN(posted)
 		vm_msi(&self->vm, i, true);
 		cpu_join(&self->vm.cpu[i]);
 	}
-	probe_off(self);
+	irq_probe_off(&self->p);
 	vm_free(&self->vm);
 	close(self->event);
 	close(self->dev);
@@ -284,10 +256,10 @@ TEST_F_TIMEOUT(posted, one_destination, 100)
 
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_VCPU;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->resteer = 1;
 	for (unsigned int i = 0; i < CPUS; i++) {
-		self->k->answer = !i;
+		self->p.k->answer = !i;
 		ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = i }));
 		EXPECT_EQ(20, fire(self, 20, 1));
 		EXPECT_EQ(20, got(self, i));
@@ -301,7 +273,7 @@ TEST_F_TIMEOUT(posted, one_destination, 100)
 		EXPECT_EQ(20, got(self, i));
 		EXPECT_EQ(self->desc[i], desc(self));
 	}
-	EXPECT_EQ(0, self->c->asked);
+	EXPECT_EQ(0, self->p.c->asked);
 	s = state_of(self->dev);
 	EXPECT_EQ(self->on ? 0 : 80, s.fired[POSTED_REMAPPED]);
 	TH_LOG("notified %llu, outstanding %llu, suppressed %llu", s.fired[POSTED_NOTIFIED],
@@ -315,20 +287,20 @@ TEST_F_TIMEOUT(posted, routed, 100)
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	/* The guest changes its mind, and each time the policy is asked: once, if it is posted */
-	self->k->how = IRQ_PROBE_VCPU;
+	self->p.k->how = IRQ_PROBE_VCPU;
 	for (int i = 0; i < CPUS; i++) {
-		self->k->answer = i;
+		self->p.k->answer = i;
 		ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){}));
 		ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 		EXPECT_EQ(self->desc[i], desc(self));
 		EXPECT_EQ(50, fire(self, 50, 1));
 		EXPECT_EQ(50, got(self, i));
-		EXPECT_EQ((self->on ? 1 : 50) * (i + 1), self->c->asked);
-		EXPECT_EQ(2, self->c->nr);
-		EXPECT_EQ(3, self->c->set);
-		EXPECT_EQ(VM_VECTOR % CPUS, self->c->own);
-		EXPECT_EQ(VM_VECTOR, self->c->vector);
-		EXPECT_EQ(self->on, self->c->flags);
+		EXPECT_EQ((self->on ? 1 : 50) * (i + 1), self->p.c->asked);
+		EXPECT_EQ(2, self->p.c->nr);
+		EXPECT_EQ(3, self->p.c->set);
+		EXPECT_EQ(VM_VECTOR % CPUS, self->p.c->own);
+		EXPECT_EQ(VM_VECTOR, self->p.c->vector);
+		EXPECT_EQ(self->on, self->p.c->flags);
 	}
 	snprintf(match, sizeof(match), "pid=%d id=%d", self->pid, 1);
 	EXPECT_EQ(self->on ? 1 : 50, ext_num("irq_vcpu", match, "routed"));
@@ -336,14 +308,14 @@ TEST_F_TIMEOUT(posted, routed, 100)
 	/* A producer that comes later */
 	ASSERT_EQ(0, bind_to(self->dev, -1));
 	EXPECT_EQ(0, desc(self));
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	for (int i = 0; i < 10; i++) {
 		ASSERT_EQ(0, bind_to(self->dev, self->event));
-		EXPECT_EQ(self->desc[(self->c->asked - 1) % 2], desc(self));
+		EXPECT_EQ(self->desc[(self->p.c->asked - 1) % 2], desc(self));
 		EXPECT_EQ(3, fire(self, 3, 1));
 		ASSERT_EQ(0, bind_to(self->dev, -1));
 	}
-	EXPECT_EQ(self->on ? 2 + 10 : 2 * 50 + 10 * 3, self->c->asked);
+	EXPECT_EQ(self->on ? 2 + 10 : 2 * 50 + 10 * 3, self->p.c->asked);
 }
 
 /* To each of several, or level-triggered: as stock KVM does. */
@@ -351,9 +323,9 @@ TEST_F_TIMEOUT(posted, not_asked, 100)
 {
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_VCPU;
-	self->k->answer = 1;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->answer = 1;
+	self->p.k->resteer = 1;
 	ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = 3, .logical = 1 }));
 	EXPECT_EQ(0, desc(self));
 	EXPECT_EQ(20, fire(self, 10, 2));
@@ -363,7 +335,7 @@ TEST_F_TIMEOUT(posted, not_asked, 100)
 			       (struct kind){ .dest = 3, .logical = 1, .lowest = 1, .level = 1 }));
 	sleep_ms(3 * STEER_MS);
 	EXPECT_EQ(self->desc[VM_VECTOR % CPUS], desc(self));
-	EXPECT_EQ(0, self->c->asked);
+	EXPECT_EQ(0, self->p.c->asked);
 }
 
 /* --- moving it ---------------------------------------------------------------------- */
@@ -399,25 +371,25 @@ TEST_F_TIMEOUT(posted, resteer, 100)
 	snprintf(match, sizeof(match), "pid=%d", self->pid);
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_VCPU;
+	self->p.k->how = IRQ_PROBE_VCPU;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	EXPECT_EQ(self->desc[0], desc(self));
 	if (!self->on) {
-		self->k->resteer = 1;
-		EXPECT_TRUE(WAIT(self->c->runs[1] >= 20, 5000));
-		EXPECT_EQ(0, self->c->resteers);
+		self->p.k->resteer = 1;
+		EXPECT_TRUE(WAIT(self->p.c->runs[1] >= 20, 5000));
+		EXPECT_EQ(0, self->p.c->resteers);
 		EXPECT_EQ(0, ext_num("irq_vm", match, "steers"));
 		EXPECT_EQ(0, ext_num("irq_vm", match, "moved"));
 		EXPECT_EQ(0, state_of(self->dev).targets);
 		return;
 	}
 	/* Each sleep preempts vCPU 0 at its end; nobody wants to be asked again. */
-	self->k->answer = 1;
-	from = self->c->resteers;
-	EXPECT_TRUE(WAIT(self->c->resteers - from >= 5, 5000));
+	self->p.k->answer = 1;
+	from = self->p.c->resteers;
+	EXPECT_TRUE(WAIT(self->p.c->resteers - from >= 5, 5000));
 	EXPECT_EQ(self->desc[0], desc(self));
 	/* Now */
-	self->k->resteer = 1;
+	self->p.k->resteer = 1;
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[1], 5000));
 	EXPECT_EQ(1, ext_num("irq_vm", match, "moved"));
 	EXPECT_EQ(50, fire(self, 50, 1));
@@ -431,20 +403,20 @@ TEST_F_TIMEOUT(posted, resteer, 100)
 	EXPECT_EQ(1, ext_num("irq_vm", match, "moved"));
 
 	/* Another answer each time, and many more occasions than are taken */
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	was = ext_num("irq_vm", match, "steers");
 	begun = now_ns();
-	self->begun = self->c->resteers;
+	self->begun = self->p.c->resteers;
 	while (now_ns() - begun < 400 * MS)
 		sleep_ms(1);
 	steers = ext_num("irq_vm", match, "steers") - was;
 	EXPECT_LE(steers, (long long)((now_ns() - begun) / (STEER_MS * MS)) + 1);
 	EXPECT_LE(5, steers);
-	EXPECT_LT(steers, self->c->resteers - self->begun);
+	EXPECT_LT(steers, self->p.c->resteers - self->begun);
 	EXPECT_LE(STEER_MS * MS, least_gap(self, from, &sane));
 	EXPECT_TRUE(sane);
 	TH_LOG("%lld resteerings of %llu wanted, %.1f ms or more apart", steers,
-	       (unsigned long long)(self->c->resteers - self->begun),
+	       (unsigned long long)(self->p.c->resteers - self->begun),
 	       least_gap(self, from, &sane) / 1e6);
 }
 
@@ -456,8 +428,8 @@ TEST_F_TIMEOUT(posted, none_lost, 200)
 	snprintf(match, sizeof(match), "pid=%d", self->pid);
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_TURN;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_TURN;
+	self->p.k->resteer = 1;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	EXPECT_EQ(1000, fire(self, 1000, 1));
 	EXPECT_LT(10, got(self, 0));
@@ -494,14 +466,14 @@ TEST_F_TIMEOUT(posted, affinity_changes, 100)
 
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_TURN;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_TURN;
+	self->p.k->resteer = 1;
 	pthread_create(&t, NULL, switcher, self);
 	EXPECT_EQ(200, fire(self, 200, 1));
 	self->quit = true;
 	pthread_join(t, NULL);
 	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
-	EXPECT_LT(3, self->c->asked);
+	EXPECT_LT(3, self->p.c->asked);
 }
 
 /* --- KVM's own choice again ------------------------------------------------------------ */
@@ -512,26 +484,24 @@ TEST_F_TIMEOUT(posted, gives_back, 100)
 
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_VCPU;
-	self->k->answer = !own;
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->answer = !own;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	EXPECT_EQ(self->desc[!own], desc(self));
-	probe_off(self);
+	irq_probe_off(&self->p);
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
 	EXPECT_EQ(10, fire(self, 10, 1));
 	EXPECT_EQ(10, got(self, own));
 
 	/* It was posted before the policy came: that is asked all the same. */
-	ASSERT_EQ(0, irq_attach("bpf/irq_probe.bpf.o", self->pid, &self->obj, &self->link));
-	self->k = ext_map_memory(self->obj, ".data");
-	self->c = ext_map_memory(self->obj, ".bss");
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 	if (self->on) {
-		EXPECT_TRUE(WAIT(self->c->asked, 5000));
+		EXPECT_TRUE(WAIT(self->p.c->asked, 5000));
 	}
 	EXPECT_EQ(self->desc[own], desc(self));
-	self->k->how = IRQ_PROBE_VCPU;
-	self->k->answer = !own;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->answer = !own;
+	self->p.k->resteer = 1;
 	EXPECT_TRUE(WAIT(fire(self, 1, 1) == 1 && desc(self) == self->desc[!own], 5000));
 
 	/* The kill switch, and back */
@@ -545,9 +515,9 @@ TEST_F_TIMEOUT(posted, gives_back, 100)
 	EXPECT_EQ(10, got(self, !own));
 
 	/* It gives up while it answers. */
-	self->k->resteer = 0;
+	self->p.k->resteer = 0;
 	ASSERT_EQ(0, bind_to(self->dev, -1));
-	self->k->error = 1;
+	self->p.k->error = 1;
 	ASSERT_EQ(0, bind_to(self->dev, self->event));
 	if (!self->on) {
 		EXPECT_EQ(1, fire(self, 1, 1));
@@ -565,13 +535,13 @@ TEST_F_TIMEOUT(posted, wrong_answers_eject, 100)
 
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_INDEX;
+	self->p.k->how = IRQ_PROBE_INDEX;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
-	EXPECT_EQ(self->on, self->c->asked);
+	EXPECT_EQ(self->on, self->p.c->asked);
 	for (int i = 0; i < 64; i++) {
 		EXPECT_EQ(i, policy_num("irq_probe", "invalid"));
 		EXPECT_TRUE(policy_is("irq_probe", "active"));
-		self->k->answer = wrong[i % 5];
+		self->p.k->answer = wrong[i % 5];
 		ASSERT_EQ(0, bind_to(self->dev, -1));
 		ASSERT_EQ(0, bind_to(self->dev, self->event));
 		EXPECT_EQ(self->desc[own], desc(self));
@@ -633,43 +603,43 @@ TEST_F_TIMEOUT(posted, resteer_wrong, 100)
 
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
-	self->k->how = IRQ_PROBE_TURN;
+	self->p.k->how = IRQ_PROBE_TURN;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	ASSERT_EQ(0, load_on(self));
 	if (self->on) {
 		from = state_of(self->dev).targets;
 		/* Whenever it can, to the other one each time; then as a coin falls */
-		self->k->resteer = 1;
+		self->p.k->resteer = 1;
 		begun = now_ns();
 		EXPECT_TRUE(WAIT(state_of(self->dev).targets - from >= 10, 5000));
 		EXPECT_LE(state_of(self->dev).targets - from,
 			  (now_ns() - begun) / (STEER_MS * MS) + 1);
-		self->k->how = IRQ_PROBE_RANDOM;
-		self->k->coin = 1;
+		self->p.k->how = IRQ_PROBE_RANDOM;
+		self->p.k->coin = 1;
 		EXPECT_TRUE(WAIT(state_of(self->dev).targets - from >= 15, 5000));
 		EXPECT_TRUE(policy_is("irq_probe", "active"));
 		EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
 
 		/* Neither yes nor no */
-		self->k->resteer = 2;
-		self->k->coin = 0;
+		self->p.k->resteer = 2;
+		self->p.k->coin = 0;
 		EXPECT_TRUE(WAIT(policy_is("irq_probe", "ejected"), 5000));
 		EXPECT_TRUE(
 			policy_has("irq_probe", "msg",
 				   "64 answers outside the allowed set, the last 2 to resteer()"));
 		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
-		asked = self->c->asked;
+		asked = self->p.c->asked;
 		sleep_ms(3 * STEER_MS);
-		EXPECT_EQ(asked, self->c->asked);
+		EXPECT_EQ(asked, self->p.c->asked);
 		EXPECT_ORDERLY(from);
-		probe_off(self);
-		ASSERT_EQ(0, probe_on(self));
+		irq_probe_off(&self->p);
+		ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 	}
 
 	/* To somebody else altogether */
 	from = state_of(self->dev).targets;
-	self->k->how = IRQ_PROBE_WILD;
-	self->k->resteer = 1;
+	self->p.k->how = IRQ_PROBE_WILD;
+	self->p.k->resteer = 1;
 	EXPECT_TRUE(WAIT(policy_is("irq_probe", "ejected"), 10000));
 	EXPECT_TRUE(policy_has("irq_probe", "kind", "answers"));
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
@@ -684,7 +654,7 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 	int own = VM_VECTOR % CPUS, status;
 	uint64_t from;
 
-	probe_off(self);
+	irq_probe_off(&self->p);
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
@@ -694,11 +664,11 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 	from = state_of(self->dev).targets;
 #define MOVES(n) (!self->on || state_of(self->dev).targets >= from + (n))
 	for (int i = 1; i <= 2; i++) {
-		ASSERT_EQ(0, probe_on(self));
-		self->k->how = IRQ_PROBE_TURN;
-		self->k->resteer = 1;
-		EXPECT_TRUE(WAIT(self->c->asked >= 5 && MOVES(4 * i), 20000));
-		probe_off(self);
+		ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
+		self->p.k->how = IRQ_PROBE_TURN;
+		self->p.k->resteer = 1;
+		EXPECT_TRUE(WAIT(self->p.c->asked >= 5 && MOVES(4 * i), 20000));
+		irq_probe_off(&self->p);
 		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
 	}
 	/* Nobody detaches it */
@@ -706,11 +676,10 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 		pid_t vmm = self->pid, child = fork();
 
 		if (!child) {
-			if (irq_attach("bpf/irq_probe.bpf.o", vmm, &self->obj, &self->link))
+			if (irq_probe_on(&self->p, vmm))
 				_exit(1);
-			self->k = ext_map_memory(self->obj, ".data");
-			self->k->how = IRQ_PROBE_TURN;
-			self->k->resteer = 1;
+			self->p.k->how = IRQ_PROBE_TURN;
+			self->p.k->resteer = 1;
 			for (;;)
 				pause();
 		}
@@ -811,7 +780,7 @@ TEST_F_TIMEOUT(posted, exits_and_injections, 200)
 	char path[64];
 	uint64_t had;
 
-	probe_off(self);
+	irq_probe_off(&self->p);
 	for (int i = 0; i < CPUS; i++) {
 		/* The call waits for the vCPU to come out; reading what it returns does not */
 		stats[i] = vm_ioctl(self->vm.cpu[i].fd, KVM_GET_STATS_FD, NULL);
