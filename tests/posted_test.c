@@ -481,6 +481,7 @@ TEST_F_TIMEOUT(posted, affinity_changes, 100)
 TEST_F_TIMEOUT(posted, gives_back, 100)
 {
 	int own = VM_VECTOR % CPUS;
+	uint64_t asked;
 
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
@@ -504,18 +505,23 @@ TEST_F_TIMEOUT(posted, gives_back, 100)
 	self->p.k->resteer = 1;
 	EXPECT_TRUE(WAIT(fire(self, 1, 1) == 1 && desc(self) == self->desc[!own], 5000));
 
-	/* The kill switch, and back */
-	EXPECT_EQ(0, ext_enable(false));
-	EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
-	EXPECT_EQ(10, fire(self, 10, 1));
-	EXPECT_EQ(10, got(self, own));
-	EXPECT_EQ(0, ext_enable(true));
-	EXPECT_TRUE(WAIT(fire(self, 1, 1) == 1 && desc(self) == self->desc[!own], 5000));
-	EXPECT_EQ(10, fire(self, 10, 1));
-	EXPECT_EQ(10, got(self, !own));
+	/* The kill switch, and back: that alone has it asked again, once for each */
+	self->p.k->resteer = 0;
+	for (int i = 0; i < 3; i++) {
+		EXPECT_EQ(0, ext_enable(false));
+		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
+		asked = self->p.c->asked;
+		EXPECT_EQ(10, fire(self, 10, 1));
+		EXPECT_EQ(10, got(self, own));
+		EXPECT_EQ(asked, self->p.c->asked);
+		EXPECT_EQ(0, ext_enable(true));
+		EXPECT_TRUE(WAIT(desc(self) == self->desc[!own], 5000));
+		EXPECT_EQ(10, fire(self, 10, 1));
+		EXPECT_EQ(10, got(self, !own));
+		EXPECT_EQ(asked + (self->on ? 1 : 10), self->p.c->asked);
+	}
 
 	/* It gives up while it answers. */
-	self->p.k->resteer = 0;
 	ASSERT_EQ(0, bind_to(self->dev, -1));
 	self->p.k->error = 1;
 	ASSERT_EQ(0, bind_to(self->dev, self->event));
@@ -698,6 +704,143 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 	EXPECT_EQ(10, got(self, own));
 	TH_LOG("%llu sent and taken, %llu retargets", (unsigned long long)self->sent,
 	       (unsigned long long)(state_of(self->dev).targets - from));
+}
+
+/* --- a vCPU that a throttle policy blocks -------------------------------------------------- */
+
+#define BLOCK_MS 100 /* the most there is */
+
+static long long ended(FIXTURE_DATA(posted) * self, int cpu, const char *how)
+{
+	return vcpu_num(self->pid, cpu, how);
+}
+
+static int throttle_on(FIXTURE_DATA(posted) * self, struct probe *p)
+{
+	int ret = vm_log(&self->vm, true) ?: probe_up(p, "probe", self->pid, 0);
+
+	if (!ret)
+		p->k->answer = BLOCK_MS * MS;
+	return ret;
+}
+
+/*
+ * Have @cpu blocked; post it an interrupt 10 ms later if @fired.  How long it was in
+ * KVM_RUN, in ms; 0 if the block was over before the test came to act.
+ */
+static int in_block(struct __test_metadata *_metadata, FIXTURE_DATA(posted) * self, struct probe *p,
+		    int cpu, bool fired)
+{
+	struct vm_cpu *c = &self->vm.cpu[cpu];
+	uint64_t asks = p->c->asks;
+	bool late;
+
+	/* What a kick left of the last block would go on here. */
+	sleep_ms(BLOCK_MS);
+	ASSERT_LE(0, harvest(&self->vm));
+	cpu_set(c, OP_WRITE, 0, 1, 1);
+	c->where = only(cpu);
+	ASSERT_EQ(0, cpu_start(c));
+	ASSERT_TRUE(WAIT(p->c->asks > asks, 5000));
+	sleep_ms(10);
+	late = c->finished;
+	if (fired)
+		ASSERT_LE(0, vm_ioctl(self->dev, POSTED_FIRE, NULL));
+	ASSERT_EQ(0, cpu_join(c));
+	return late ? 0 : (c->ns + MS - 1) / MS;
+}
+
+TEST_F_TIMEOUT(posted, ends_a_block, 100)
+{
+	uint64_t had, posted;
+	struct probe p;
+	int best, ms;
+
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, throttle_on(self, &p));
+	for (unsigned int i = 0; i < CPUS; i++) {
+		ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = i }));
+		ASSERT_EQ(0, ext_mark(self->pid, i, true));
+		/* Nothing comes */
+		EXPECT_LE(BLOCK_MS - 10, in_block(_metadata, self, &p, i, false));
+		EXPECT_EQ(1, ended(self, i, "ended_timer"));
+		EXPECT_EQ(0, ended(self, i, "ended_kick"));
+		best = BLOCK_MS;
+		for (int j = 1; j <= 5; j++) {
+			had = irqs(self);
+			posted = state_of(self->dev).fired[POSTED_NOTIFIED];
+			ms = in_block(_metadata, self, &p, i, true);
+			if (!ms)
+				continue;
+			if (ms < best)
+				best = ms;
+			/* It was taken before the guest went on, and nobody else woke the vCPU. */
+			EXPECT_EQ(had + 1, irqs(self));
+			EXPECT_EQ(posted + self->on, state_of(self->dev).fired[POSTED_NOTIFIED]);
+			EXPECT_EQ(1, ended(self, i, "ended_timer"));
+		}
+		EXPECT_LE(1, ended(self, i, "ended_kick"));
+		EXPECT_EQ(6, ended(self, i, "blocks"));
+		/* 10 of these went by before it was sent */
+		EXPECT_GT(BLOCK_MS / 2, best);
+		TH_LOG("vCPU %u: in KVM_RUN for %d ms of %d, %lld of 5 blocks ended by the interrupt",
+		       i, best, BLOCK_MS, ended(self, i, "ended_kick"));
+		ASSERT_EQ(0, ext_mark(self->pid, i, false));
+	}
+	probe_free(&p);
+}
+
+static void *harvesting(void *arg)
+{
+	FIXTURE_DATA(posted) *self = arg;
+
+	while (!self->quit) {
+		harvest(&self->vm);
+		sleep_ms(3);
+	}
+	return NULL;
+}
+
+/* Whenever it comes: before the block, on the way into it, in it. */
+TEST_F_TIMEOUT(posted, ends_blocks_at_any_moment, 100)
+{
+	uint64_t rnd = 88172645463325252ULL, worst = 0, sum = 0, t;
+	struct probe p;
+	pthread_t thread;
+	int n = 60;
+
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = 1 }));
+	ASSERT_EQ(0, throttle_on(self, &p));
+	ASSERT_EQ(0, ext_mark(self->pid, 1, true));
+	self->quit = false;
+	pthread_create(&thread, NULL, harvesting, self);
+	cpu_set(&self->vm.cpu[1], OP_WRITE, 0, 16, 0);
+	self->vm.cpu[1].where = only(1);
+	ASSERT_EQ(0, cpu_start(&self->vm.cpu[1]));
+	ASSERT_TRUE(WAIT(p.c->asks >= 2, 5000));
+	for (int i = 0; i < n; i++) {
+		rnd ^= rnd << 13;
+		rnd ^= rnd >> 7;
+		rnd ^= rnd << 17;
+		nanosleep(&(struct timespec){ 0, rnd % (BLOCK_MS / 2 * MS) }, NULL);
+		t = now_ns();
+		EXPECT_EQ(1, fire(self, 1, 1));
+		t = now_ns() - t;
+		sum += t;
+		if (t > worst)
+			worst = t;
+	}
+	self->quit = true;
+	pthread_join(thread, NULL);
+	EXPECT_LE(n / 3, ended(self, 1, "ended_kick"));
+	/* Were one to wait for the end of its block, it would for most of that. */
+	EXPECT_GT(BLOCK_MS * MS / 4, worst);
+	TH_LOG("taken after %.1f ms, %.1f at worst; blocks ended: %lld by an interrupt, %lld by time",
+	       sum / 1e6 / n, worst / 1e6, ended(self, 1, "ended_kick"),
+	       ended(self, 1, "ended_timer"));
+	ASSERT_EQ(0, ext_mark(self->pid, 1, false));
+	probe_free(&p);
 }
 
 /* --- the end -------------------------------------------------------------------------------- */
