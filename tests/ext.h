@@ -9,6 +9,7 @@
 #define __TESTS_EXT_H
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -113,6 +114,24 @@ static inline void ext_unmap_memory(volatile void *p, size_t size)
 {
 	if (p)
 		munmap((void *)p, (size + 4095) & ~4095UL);
+}
+
+/* A policy's own variable, where it is mapped; of the loaded object. */
+static inline void *ext_variable(struct bpf_object *obj, const char *section, const char *name)
+{
+	const struct btf *btf = bpf_object__btf(obj);
+	const struct btf_type *t =
+		btf__type_by_id(btf, btf__find_by_name_kind(btf, section, BTF_KIND_DATASEC));
+	char *memory = t ? ext_map_memory(obj, section) : NULL;
+
+	for (int i = 0; memory && i < btf_vlen(t); i++) {
+		struct btf_var_secinfo *v = btf_var_secinfos(t) + i;
+		const struct btf_type *var = btf__type_by_id(btf, v->type);
+
+		if (!strcmp(btf__name_by_offset(btf, var->name_off), name))
+			return memory + v->offset;
+	}
+	return NULL;
 }
 
 struct probe {

@@ -38,6 +38,8 @@ FIXTURE(irq)
 	uint64_t before[CPUS];
 	int fd; /* eventfd of GSI 40 */
 	volatile bool quit;
+	volatile bool unplugged; /* vCPU 3 */
+	volatile uint64_t sent; /* by sender() */
 };
 
 /* End what a vCPU does, out of a halt too */
@@ -455,6 +457,51 @@ TEST_F_TIMEOUT(irq, states, 100)
 	EXPECT_LT(0, self->p.c->runs[2]);
 }
 
+/* The n-th of the CPUs that the harness may run on, alone; the test itself may have narrowed its own */
+static const cpu_set_t *nth_cpu(int n)
+{
+	static cpu_set_t set[CPUS];
+	cpu_set_t all;
+	int cpu = -1;
+
+	sched_getaffinity(getppid(), sizeof(all), &all);
+	for (int i = 0; i <= n;)
+		i += CPU_ISSET(++cpu, &all) ? 1 : 0;
+	CPU_ZERO(&set[n]);
+	CPU_SET(cpu, &set[n]);
+	return &set[n];
+}
+
+/* Who sends is on the CPU of a vCPU that would run. */
+TEST_F_TIMEOUT(irq, preempted, 100)
+{
+	struct kind k = { .dest = 3, .logical = 1, .lowest = 1 };
+	struct vm_cpu *cpu = self->vm.cpu;
+	uint64_t begun;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpu_set_t), nth_cpu(0)));
+	cpu[0].where = nth_cpu(0);
+	cpu[1].where = nth_cpu(1);
+	ASSERT_EQ(0, spin(self, 0));
+	ASSERT_EQ(0, halt(self, 1));
+	self->p.k->how = IRQ_PROBE_VCPU;
+	self->p.k->answer = 1;
+	EXPECT_TRUE(WAIT((fire(self, k, 1, 1), self->p.c->state[1] & HALTED), 3000));
+	for (int i = 0; i < 20; i++) {
+		begun = now_ns();
+		sleep_ms(3);
+		EXPECT_EQ(1, fire(self, k, 1, 1));
+		EXPECT_EQ(1, got(self, 1));
+		EXPECT_EQ(PREEMPTED | READY, self->p.c->state[0]);
+		EXPECT_TRUE(CPU_ISSET(self->p.c->cpu[0], nth_cpu(0)));
+		EXPECT_TRUE(CPU_ISSET(self->p.c->cpu[1], nth_cpu(1)));
+		EXPECT_LT(begun, self->p.c->since_ns[0]);
+		EXPECT_GT(now_ns(), self->p.c->since_ns[0]);
+	}
+	EXPECT_LE(20, self->p.c->runs[1]);
+}
+
 TEST_F_TIMEOUT(irq, own_choice, 100)
 {
 	struct kind k = { .dest = 7, .logical = 1, .lowest = 1 };
@@ -741,6 +788,67 @@ TEST_F_TIMEOUT(irq, unplug, 100)
 	EXPECT_TURNS(k, 0xe);
 }
 
+static void *sender(void *arg)
+{
+	FIXTURE_DATA(irq) *self = arg;
+	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };
+
+	while (!self->quit) {
+		uint64_t had = taken(self), was = self->accepted[3][VM_VECTOR];
+
+		/* What vCPU 3 has when it goes, nobody takes. */
+		if (send(self, k) ||
+		    !WAIT(taken(self) > had ||
+				  (self->unplugged && self->accepted[3][VM_VECTOR] > was),
+			  10000))
+			return NULL;
+		self->sent++;
+	}
+	return self;
+}
+
+/* It goes and comes back while interrupts are sent to whoever is there. */
+TEST_F_TIMEOUT(irq, unplug_under_load, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 0xf, .logical = 1, .lowest = 1 };
+	uint64_t was, begun, others = 0;
+	pthread_t t;
+	void *ret;
+
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	ASSERT_EQ(0, program(self, k));
+	self->p.k->how = IRQ_PROBE_TURN;
+	pthread_create(&t, NULL, sender, self);
+	for (int i = 0; i < 10; i++) {
+		was = self->accepted[3][VM_VECTOR];
+		EXPECT_TRUE(WAIT(self->accepted[3][VM_VECTOR] >= was + 3, 10000));
+		self->unplugged = true;
+		ASSERT_EQ(0, end(&self->vm.cpu[3]));
+		ASSERT_EQ(0, apic(&self->vm, 3, FLAT, true));
+		/* One may be on its way. */
+		sleep_ms(5);
+		was = self->accepted[3][VM_VECTOR];
+		begun = self->sent;
+		EXPECT_TRUE(WAIT(self->sent >= begun + 10, 10000));
+		EXPECT_EQ(was, self->accepted[3][VM_VECTOR]);
+		EXPECT_EQ(7, self->p.c->set);
+		ASSERT_EQ(0, apic(&self->vm, 3, FLAT, false));
+		ASSERT_EQ(0, halt(self, 3));
+		self->unplugged = false;
+	}
+	self->quit = true;
+	pthread_join(t, &ret);
+	EXPECT_EQ(self, ret);
+	EXPECT_EQ(self->sent, accepted(self));
+	EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
+	for (int i = 0; i < 3; i++)
+		others += self->accepted[i][VM_VECTOR];
+	EXPECT_LE(others, taken(self));
+	TH_LOG("%llu sent, %llu of them to vCPU 3", (unsigned long long)self->sent,
+	       (unsigned long long)self->accepted[3][VM_VECTOR]);
+}
+
 /* VMs that are killed in the midst of it, and what is left of them. */
 TEST_F_TIMEOUT(irq, vm_killed, 100)
 {
@@ -840,6 +948,56 @@ TEST_F_TIMEOUT(irq, shipped_policies, 100)
 	EXPECT_EQ(100, fire_policy(self, "../bpf/spread.bpf.o", 100, &moves));
 	EXPECT_EQ(99, moves);
 
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
+}
+
+/* Two vCPUs on one CPU: as often as they change turns it would move. */
+TEST_F_TIMEOUT(irq, moves_within_budget, 100)
+{
+	struct kind k = { .via = IRQFD, .dest = 6, .logical = 1, .lowest = 1 };
+	volatile uint64_t *refused;
+	volatile uint32_t *budget;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpu_set_t), nth_cpu(0)));
+	for (int i = 1; i <= 2; i++) {
+		self->vm.cpu[i].where = nth_cpu(1);
+		ASSERT_EQ(0, spin(self, i));
+	}
+	ASSERT_EQ(0, irq_attach("../bpf/run_first.bpf.o", self->pid, &obj, &link));
+	budget = ext_variable(obj, ".data", "budget");
+	refused = ext_variable(obj, ".bss", "over_budget");
+	ASSERT_NE(NULL, budget);
+	ASSERT_NE(NULL, refused);
+	for (int i = 0; i < 2; i++) {
+		uint64_t begun = now_ns(), seconds, n = 0, moves = 0;
+		int last = 0, who;
+
+		if (i)
+			*budget = 3;
+		while (now_ns() - begun < 1500 * MS && fire(self, k, 1, 1) == 1) {
+			who = got(self, 2) ? 2 : 1;
+			moves += last && who != last;
+			last = who;
+			n++;
+		}
+		EXPECT_LE(1500 * MS, now_ns() - begun);
+		seconds = now_ns() / 1000 / MS - begun / 1000 / MS + 1;
+		if (i) {
+			EXPECT_GE(3 * seconds, moves);
+			EXPECT_LT(0, *refused);
+		} else {
+			EXPECT_LE(10, moves);
+			EXPECT_EQ(0, *refused);
+		}
+		TH_LOG("%llu interrupts, %llu moves, %llu refused", (unsigned long long)n,
+		       (unsigned long long)moves, (unsigned long long)*refused);
+	}
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
 	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 }
 
