@@ -7,31 +7,31 @@
  *			the TSC counts them (QEMU -icount): the most frequent of 4096
  *	irq latency N	from sending to the handler, by TSC, of N interrupts that both
  *			of two vCPUs may take; on vCPU 1's CPU runs a busy thread
+ *	irq many N OP	how many of N there are after local APICs and handlers, of vCPUs
+ *			that spin or halt; no busy thread, as a vCPU that waits for it
+ *			takes milliseconds for each
  */
+#define EXT_TESTS "../"
+
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 
-#include "vm.h"
+#include "irq.h"
 
 #define SAMPLES 4096
-#define PD_APIC 0x6000UL
+#define VECTORS 2 /* from VM_VECTOR on: by KVM's own choice they are one vCPU's each */
 
 /* The time of arrival goes to the mailbox's @value, then the count. */
 asm(".pushsection guest_text, \"ax\"\n"
-    ".local guest_stamp\n"
-    "guest_stamp: push %rax\n"
-    "	push %rdx\n"
-    "	rdtsc\n"
-    "	shl $32, %rdx\n"
-    "	or %rdx, %rax\n"
-    "	mov %rax, %gs:48\n"
-    "	movl $0xfee000b0, %eax\n"
-    "	movl $0, (%rax)\n"
-    "	incq %gs:80\n"
-    "	pop %rdx\n"
-    "	pop %rax\n"
-    "	iretq\n"
+    /* clang-format off */
+    HANDLER("guest_stamp",
+	    "	rdtsc\n"
+	    "	shl $32, %rdx\n"
+	    "	or %rdx, %rax\n"
+	    "	mov %rax, %gs:48\n"
+	    EOI_XAPIC COUNT)
+    /* clang-format on */
     ".popsection\n");
 extern const char guest_stamp[] asm("guest_stamp");
 _Static_assert(offsetof(struct vm_box, value) == 48, "guest_stamp knows the offset");
@@ -48,33 +48,20 @@ static void check(const char *what, int ret)
 		die(what, ret);
 }
 
-/* Flat logical ids, the handler for two vectors, the host's own TSC. */
-static void apics(struct vm *vm)
+/* Flat logical ids, the handler for the vectors, the host's own TSC. */
+static void set_up(struct vm *vm)
 {
-	uint64_t *pdpt = vm->low + VM_PDPT, *pd = vm->low + PD_APIC, *idt = vm->low + VM_IDT;
-	uint64_t handler = guest_addr(guest_stamp), zero = 0;
+	uint64_t zero = 0;
+	struct kvm_device_attr tsc = { .group = KVM_VCPU_TSC_CTRL,
+				       .attr = KVM_VCPU_TSC_OFFSET,
+				       .addr = (uintptr_t)&zero };
 
-	pdpt[3] = PD_APIC | 0x23;
-	pd[0xfee00000 >> 21 & 511] = 0xfee00000 | 0xf3;
-	for (int v = VM_VECTOR; v < VM_VECTOR + 2; v++) {
-		idt[v * 2] = (handler & 0xffff) | 8 << 16 | 0x8eULL << 40 |
-			     (handler & 0xffff0000) << 32;
-		idt[v * 2 + 1] = handler >> 32;
-	}
-	for (int i = 0; i < vm->ncpus; i++) {
-		struct kvm_device_attr tsc = { .group = KVM_VCPU_TSC_CTRL,
-					       .attr = KVM_VCPU_TSC_OFFSET,
-					       .addr = (uintptr_t)&zero };
-		struct kvm_lapic_state lapic;
-		uint32_t *reg = (uint32_t *)lapic.regs;
-
-		check("KVM_GET_LAPIC", vm_ioctl(vm->cpu[i].fd, KVM_GET_LAPIC, &lapic));
-		reg[0xd0 / 4] = 1U << i << 24;
-		reg[0xe0 / 4] = 0xffffffff;
-		reg[0xf0 / 4] = 0x1ff;
-		check("KVM_SET_LAPIC", vm_ioctl(vm->cpu[i].fd, KVM_SET_LAPIC, &lapic));
+	check("making a VM", vm_create(vm, 2, 16, VM_IRQCHIP));
+	check("local APICs", apics(vm, FLAT, 0) ? -EIO : 0);
+	for (int v = 0; v < VECTORS; v++)
+		irq_gate(vm, VM_VECTOR + v, guest_stamp);
+	for (int i = 0; i < vm->ncpus; i++)
 		check("the TSC's offset", vm_ioctl(vm->cpu[i].fd, KVM_SET_DEVICE_ATTR, &tsc));
-	}
 }
 
 static struct kvm_msi both(int vector)
@@ -177,84 +164,136 @@ static uint64_t taken(struct vm *vm)
 	return vm->cpu[0].box->irqs + vm->cpu[1].box->irqs;
 }
 
+/* vCPU 0 and 1 on CPU 0 and 1 */
+static void start(struct vm *vm, enum vm_op op)
+{
+	for (int i = 0; i < 2; i++) {
+		cpu_set(&vm->cpu[i], op, 0, 0, op == OP_HALT ? 1ULL << 40 : 0);
+		check("a thread", cpu_start(&vm->cpu[i]));
+		pin(vm->cpu[i].thread, i);
+	}
+	while (op == OP_SPIN && (!vm->cpu[0].box->progress || !vm->cpu[1].box->progress))
+		sleep_ms(10);
+}
+
+/* This thread on vCPU 1's CPU, at any moment: the other vCPU goes on undisturbed. */
+static void aside(void)
+{
+	struct sched_param rt = { .sched_priority = 1 };
+
+	pin(pthread_self(), 1);
+	check("SCHED_FIFO", -pthread_setschedparam(pthread_self(), SCHED_FIFO, &rt));
+	prctl(PR_SET_TIMERSLACK, 1);
+}
+
+static void sleep_us(unsigned int us)
+{
+	struct timespec ts = { 0, us * 1000 };
+
+	nanosleep(&ts, NULL);
+}
+
+/* Send one, look each @us for who took it: false if nobody did. */
+static bool send_one(struct vm *vm, int i, unsigned int us)
+{
+	/* KVM's own choice is each of the two in turn. */
+	struct kvm_msi msi = both(VM_VECTOR + i % VECTORS);
+	uint64_t had = taken(vm), end;
+
+	check("KVM_SIGNAL_MSI", vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
+	end = now_ns() + 10000000000ULL;
+	while (taken(vm) == had && now_ns() < end)
+		sleep_us(us);
+	return taken(vm) != had;
+}
+
 static void latency(struct vm *vm, int n)
 {
 	uint64_t *v = calloc(n, sizeof(*v)), per_ms = vm_ticks_per_ms(), rnd = 88172645463325252ULL;
-	struct sched_param rt = { .sched_priority = 1 };
 	uint64_t by[2] = {}, sum = 0;
 	pthread_t t;
 	int lost = 0, got = 0;
 
-	for (int i = 0; i < 2; i++) {
-		cpu_set(&vm->cpu[i], OP_SPIN, 0, 0, 0);
-		check("a thread", cpu_start(&vm->cpu[i]));
-		pin(vm->cpu[i].thread, i);
-	}
+	start(vm, OP_SPIN);
 	check("a thread", -pthread_create(&t, NULL, busy, NULL));
 	pin(t, 1);
-	/* On the busy CPU, and at any moment: the other goes on undisturbed. */
-	pin(pthread_self(), 1);
-	check("SCHED_FIFO", -pthread_setschedparam(pthread_self(), SCHED_FIFO, &rt));
-	prctl(PR_SET_TIMERSLACK, 1);
-
-	while (!vm->cpu[0].box->progress || !vm->cpu[1].box->progress)
-		sleep_ms(10);
+	aside();
 	for (int i = 0; i < n; i++) {
-		/* KVM's own choice is each of the two in turn. */
-		struct kvm_msi msi = both(VM_VECTOR + i % 2);
-		uint64_t had[2] = { vm->cpu[0].box->irqs, vm->cpu[1].box->irqs }, sent, end;
+		uint64_t had = vm->cpu[1].box->irqs, sent = vm_rdtsc();
 		int who;
 
-		sent = vm_rdtsc();
-		check("KVM_SIGNAL_MSI", vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
-		end = now_ns() + 10000000000ULL;
-		while (taken(vm) == had[0] + had[1] && now_ns() < end) {
-			struct timespec ts = { 0, 100000 };
-
-			nanosleep(&ts, NULL);
-		}
-		if (taken(vm) == had[0] + had[1]) {
+		if (!send_one(vm, i, 100)) {
 			lost++;
 			continue;
 		}
-		who = vm->cpu[1].box->irqs != had[1];
+		who = vm->cpu[1].box->irqs != had;
 		by[who]++;
 		v[got] = vm->cpu[who].box->value - sent;
 		sum += v[got++];
 		rnd ^= rnd << 13;
 		rnd ^= rnd >> 7;
 		rnd ^= rnd << 17;
-		{
-			struct timespec ts = { 0, 200000 + rnd % 2000000 };
-
-			nanosleep(&ts, NULL);
-		}
+		sleep_us(200 + rnd % 2000);
 	}
 	qsort(v, got, sizeof(*v), compare);
 	if (!got)
 		die("none came", 0);
 #define US(x) ((double)(x)*1000 / per_ms)
-	printf("{\"sent\": %d, \"lost\": %d, \"vcpu0\": %llu, \"vcpu1\": %llu, \"median_us\": %.1f, "
-	       "\"p99_us\": %.1f, \"worst_us\": %.1f, \"mean_us\": %.1f}\n",
-	       n, lost, (unsigned long long)by[0], (unsigned long long)by[1], US(v[got / 2]),
-	       US(v[got * 99 / 100]), US(v[got - 1]), US(sum / got));
-	fflush(stdout);
-	/* The spinning threads end with us. */
-	_exit(0);
+#define FIGURE(name) "\"" name "_us\": %.1f, \"" name "_ticks\": %llu, "
+#define VALUE(x) US(x), (unsigned long long)(x)
+	printf("{" FIGURE("median") FIGURE("p99") FIGURE("worst")
+		       FIGURE("mean") "\"sent\": %d, "
+				      "\"lost\": %d, \"vcpu0\": %llu, \"vcpu1\": %llu}\n",
+	       VALUE(v[got / 2]), VALUE(v[got * 99 / 100]), VALUE(v[got - 1]), VALUE(sum / got), n,
+	       lost, (unsigned long long)by[0], (unsigned long long)by[1]);
+}
+
+/*
+ * Each is sent when the one before was taken, and all are counted again a while after the
+ * last, as one that is taken twice need not be so at once.
+ */
+static void many(struct vm *vm, int n, enum vm_op op)
+{
+	struct bpf_object *obj = ext_open("bpf/irq_accept.bpf.o");
+	volatile uint64_t(*by_cpu)[256];
+	uint64_t accepted = 0, begun;
+	int lost = 0;
+
+	if (!obj || bpf_object__load(obj) ||
+	    !bpf_program__attach(bpf_object__find_program_by_name(obj, "accept")))
+		die("bpf/irq_accept.bpf.o", errno);
+	by_cpu = ext_map_memory(obj, ".bss");
+	if (!by_cpu)
+		die("its memory", errno);
+	start(vm, op);
+	aside();
+	begun = taken(vm);
+	for (int i = 0; i < n && !lost; i++)
+		lost += !send_one(vm, i, 20);
+	sleep_ms(200);
+	for (int i = 0; i < 2; i++)
+		for (int v = 0; v < VECTORS; v++)
+			accepted += by_cpu[i][VM_VECTOR + v];
+	printf("{\"sent\": %d, \"lost\": %d, \"accepted\": %llu, \"taken\": %llu, \"vcpu0\": %llu}\n",
+	       n, lost, (unsigned long long)accepted, (unsigned long long)(taken(vm) - begun),
+	       (unsigned long long)vm->cpu[0].box->irqs);
 }
 
 int main(int argc, char **argv)
 {
+	int n = argc > 2 ? atoi(argv[2]) : 1000;
 	struct vm vm;
 
 	if (argc < 2)
-		die("count, or latency N", EINVAL);
-	check("making a VM", vm_create(&vm, 2, 16, VM_IRQCHIP));
-	apics(&vm);
+		die("count, latency N or many N spin|halt", EINVAL);
+	set_up(&vm);
 	if (!strcmp(argv[1], "count"))
 		count(&vm);
+	else if (!strcmp(argv[1], "latency"))
+		latency(&vm, n);
 	else
-		latency(&vm, argc > 2 ? atoi(argv[2]) : 1000);
-	vm_free(&vm);
-	return 0;
+		many(&vm, n, argc > 3 && !strcmp(argv[3], "halt") ? OP_HALT : OP_SPIN);
+	fflush(stdout);
+	/* The spinning threads end with us. */
+	_exit(0);
 }
