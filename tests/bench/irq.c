@@ -186,6 +186,8 @@ static void aside(void)
 	prctl(PR_SET_TIMERSLACK, 1);
 }
 
+static uint64_t per_ms; /* ticks of the TSC */
+
 static void sleep_us(unsigned int us)
 {
 	struct timespec ts = { 0, us * 1000 };
@@ -193,14 +195,23 @@ static void sleep_us(unsigned int us)
 	nanosleep(&ts, NULL);
 }
 
-/* Send one, look each @us for who took it: false if nobody did. */
-static bool send_one(struct vm *vm, int i, unsigned int us)
+/*
+ * Send one, look for who took it: false if nobody did.  At first for @busy ticks, which is
+ * enough for a vCPU on the other CPU, then each @ticks: enough for that on this one to be
+ * entered meanwhile.
+ */
+static bool send_one(struct vm *vm, int i, uint64_t busy, uint64_t ticks)
 {
+	unsigned int us = ticks * 1000 / per_ms;
+
 	/* KVM's own choice is each of the two in turn. */
 	struct kvm_msi msi = both(VM_VECTOR + i % VECTORS);
 	uint64_t had = taken(vm), end;
 
 	check("KVM_SIGNAL_MSI", vm_ioctl(vm->fd, KVM_SIGNAL_MSI, &msi));
+	end = vm_rdtsc() + busy;
+	while (taken(vm) == had && vm_rdtsc() < end)
+		;
 	end = now_ns() + 10000000000ULL;
 	while (taken(vm) == had && now_ns() < end)
 		sleep_us(us);
@@ -209,7 +220,7 @@ static bool send_one(struct vm *vm, int i, unsigned int us)
 
 static void latency(struct vm *vm, int n)
 {
-	uint64_t *v = calloc(n, sizeof(*v)), per_ms = vm_ticks_per_ms(), rnd = 88172645463325252ULL;
+	uint64_t *v = calloc(n, sizeof(*v)), rnd = 88172645463325252ULL;
 	uint64_t by[2] = {}, sum = 0;
 	pthread_t t;
 	int lost = 0, got = 0;
@@ -222,7 +233,7 @@ static void latency(struct vm *vm, int n)
 		uint64_t had = vm->cpu[1].box->irqs, sent = vm_rdtsc();
 		int who;
 
-		if (!send_one(vm, i, 100)) {
+		if (!send_one(vm, i, 0, 100000)) {
 			lost++;
 			continue;
 		}
@@ -269,7 +280,7 @@ static void many(struct vm *vm, int n, enum vm_op op)
 	aside();
 	begun = taken(vm);
 	for (int i = 0; i < n && !lost; i++)
-		lost += !send_one(vm, i, 20);
+		lost += !send_one(vm, i, 5000, 20000);
 	sleep_ms(200);
 	for (int i = 0; i < 2; i++)
 		for (int v = 0; v < VECTORS; v++)
@@ -287,6 +298,7 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		die("count, latency N or many N spin|halt", EINVAL);
 	set_up(&vm);
+	per_ms = vm_ticks_per_ms();
 	if (!strcmp(argv[1], "count"))
 		count(&vm);
 	else if (!strcmp(argv[1], "latency"))
