@@ -80284,6 +80284,7 @@ struct kvm_caps {
 	u64 supported_perf_cap;
 	u64 supported_quirks;
 	u64 inapplicable_quirks;
+	u32 save_kinds;
 };
 
 struct kvm_clear_dirty_log {
