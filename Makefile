@@ -73,7 +73,9 @@ $(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 # few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
 bochs_patch := tests/machine/bochs.patch
 
-machine-intel: $(KMOD)-bochs/kvm-intel.ko build/tests/posted/posted.ko bochs
+test_modules := build/tests/posted/posted.ko build/tests/softfpu/softfpu.ko
+
+machine-intel: $(KMOD)-bochs/kvm-intel.ko $(test_modules) bochs
 
 bochs: $(CONFIG)
 	@kernel-patches/setup.sh bochs
@@ -88,11 +90,13 @@ $(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	objcopy --strip-debug $(KTREE)-bochs/arch/x86/kvm/kvm-intel.ko $@
 
-# Devices whose interrupts are posted; it takes no type of the series.
-build/tests/posted/posted.ko: $(wildcard tests/posted/*) $(KMOD)/kvm.ko
+# Devices whose interrupts are posted; softirqs that use the FPU. They take no type of
+# the series.
+.SECONDEXPANSION:
+$(test_modules): build/tests/%.ko: $$(wildcard tests/$$(*D)/*) $(KMOD)/kvm.ko
 	$(say) KMOD $@
 	@mkdir -p $(@D)
-	$(Q)cp tests/posted/posted.[ch] tests/posted/Kbuild $(@D)/
+	$(Q)cp tests/$(*D)/* $(@D)/
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; }

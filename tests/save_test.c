@@ -9,9 +9,11 @@
  * spot: there the tests hold that nothing is.
  *
  * Machines: intel; amd
+ * Files: build/kvmext build/tests/softfpu/softfpu.ko
  */
 #include "harness.h"
 #include "ext.h"
+#include "nested.h"
 #include "bpf/save_probe.h"
 
 #include <cpuid.h>
@@ -119,7 +121,7 @@ _Static_assert(GUEST_SCRIPT + sizeof(struct script) <= GUEST_LATES, "it fits");
 
 /* One that faults goes on at %r15. */
 asm(".pushsection guest_text, \"ax\"\n"
-    ".local save_ud, save_gp, save_db, save_tick, save_spurious\n"
+    ".local save_ud, save_gp, save_db, save_tick, save_spurious, save_poke\n"
     "save_ud: movq $6, %gs:0x200\n"
     "	movq %r15, (%rsp)\n"
     "	iretq\n"
@@ -134,9 +136,18 @@ asm(".pushsection guest_text, \"ax\"\n"
     "	movl %edx, %gs:0x21c\n"
     "	movq %gs:0x228, %rax\n"
     "	movq %rax, %gs:0x220\n"
-    "	incq %gs:0x210\n" IRQ_EOI "save_spurious:\n" IRQ_ENTRY IRQ_EOI ".popsection\n");
+    "	incq %gs:0x210\n" IRQ_EOI "save_spurious:\n" IRQ_ENTRY IRQ_EOI
+    /* Where the APIC is user space's */
+    "save_poke: push %rax\n"
+    "	movq %gs:0x228, %rax\n"
+    "	movq %rax, %gs:0x220\n"
+    "	incq %gs:0x210\n"
+    "	pop %rax\n"
+    "	iretq\n"
+    ".popsection\n");
 extern const char save_ud[] asm("save_ud"), save_gp[] asm("save_gp"), save_db[] asm("save_db"),
-	save_tick[] asm("save_tick"), save_spurious[] asm("save_spurious");
+	save_tick[] asm("save_tick"),
+	save_spurious[] asm("save_spurious"), save_poke[] asm("save_poke");
 #define WORK 0x200
 _Static_assert(WORK + offsetof(struct work, tick_tsc) == 0x218, "save_tick knows");
 _Static_assert(WORK + offsetof(struct work, progress) == 0x228, "save_tick knows");
@@ -254,6 +265,46 @@ static __guest __attribute__((noreturn)) void guest_sti(struct work *w)
 			w->progress++;
 		}
 		done();
+	}
+}
+
+#define NESTED_CPUIDS 10
+
+/* A hypervisor that does CPUID itself, and whose guest does as many in between */
+static __guest __attribute__((noreturn)) void guest_hypervisor(struct work *w)
+{
+	struct vmcb *vmcb = (struct vmcb *)VMCB;
+
+	touch();
+	asm volatile("wrmsr" ::"c"(MSR_HSAVE), "a"((uint32_t)HSAVE), "d"(0));
+	for (;;) {
+		while (w->progress < w->rounds) {
+			for (int i = 0; i < NESTED_CPUIDS; i++) {
+				uint32_t a = 0, c = 0;
+
+				asm volatile("cpuid" : "+a"(a), "+c"(c)::"rbx", "rdx");
+				w->bad += a != w->want[0];
+			}
+			guest_vmrun(vmcb, w);
+			w->bad += vmcb->control.exit_code != EXIT_VMMCALL;
+			vmcb->save.rip += 3;
+			w->progress++;
+		}
+		done();
+	}
+}
+
+static __guest __attribute__((noreturn)) void guest_nested(struct work *w)
+{
+	for (;;) {
+		for (int i = 0; i < NESTED_CPUIDS; i++) {
+			uint32_t a = 0, c = 0;
+
+			asm volatile("cpuid" : "+a"(a), "+c"(c)::"rbx", "rdx");
+			w->bad += a != w->want[0];
+			w->value++;
+		}
+		asm volatile("vmmcall" ::: "memory");
 	}
 }
 
@@ -539,6 +590,7 @@ static int pol_fresh(struct pol *p, const char *name)
 	p->link = NULL;
 	memset((void *)p->c, 0, sizeof(*p->c));
 	memset((void *)p->k, 0, sizeof(*p->k));
+	p->c->kinds = ~0U;
 	p->k->classes = XSTATE | HOST;
 	p->k->resumes = 256;
 	return 0;
@@ -656,6 +708,21 @@ static bool can_resume(void)
 		close(fd);
 	}
 	return c == '1' || c == 'Y';
+}
+
+static bool amd(void)
+{
+	return !access("/sys/module/kvm_amd", F_OK);
+}
+
+/* The kinds that KVM takes for a plain guest here */
+static __u32 safe_kinds(int ncpus)
+{
+	__u32 kinds = can_resume() ? KINDS : 0;
+
+	if (amd())
+		kinds &= ~(1U << MMIO);
+	return ncpus == 1 ? kinds : kinds & ~(1U << PAUSE);
 }
 
 /* --- vCPUs ----------------------------------------------------------------- */
@@ -1173,7 +1240,7 @@ static int play(FIXTURE_DATA(save) * self, struct script *s)
 	struct script *there = self->vm.low + GUEST_SCRIPT;
 	int ret;
 
-	s->amd = !access("/sys/module/kvm_amd", F_OK);
+	s->amd = amd();
 	memcpy(there, s, sizeof(*s));
 	memset(&self->trip, 0, sizeof(self->trip));
 	ret = go(self->cpu, guest_script, GUEST_SCRIPT) ?: trip(self->cpu, &self->trip);
@@ -1235,7 +1302,7 @@ TEST_F(save, answers_are_kvms_own)
 
 		all[p->kind]++;
 		/* What faults without a policy is not to be answered. */
-		want[p->kind] += p->yes && !p->fault;
+		want[p->kind] += p->yes && !p->fault && safe_kinds(1) & 1U << p->kind;
 		calls += p->kind == HYPERCALL;
 		if (p->op == DO_CPUID)
 			EXPECT_EQ(0, (p->out[0] | p->out[1] | p->out[2] | p->out[3]) >> 32);
@@ -1267,20 +1334,20 @@ TEST_F(save, answers_are_kvms_own)
 		for (int k = CPUID; k < NR_KINDS; k++) {
 			/* A CPU may do WBINVD without an exit. */
 			if (k == WBINVD && now.exits[k] == 1)
-				want[k] = all[k] = 1;
-			EXPECT_EQ(self->can ? want[k] : 0, now.resumed[k])
+				want[k] = self->can, all[k] = 1;
+			EXPECT_EQ(want[k], now.resumed[k])
 			{
 				TH_LOG("%s, classes %x", kind_names[k], classes[c]);
 			}
 			/* MMIO is an exit of another kind where it is seen for the first time. */
-			if (k == MMIO ? !self->can : k == PAUSE || k == RDPMC)
+			if (k == MMIO ? !(safe_kinds(1) & 1U << MMIO) : k == PAUSE || k == RDPMC)
 				continue;
 			EXPECT_LE(all[k], now.exits[k])
 			{
 				TH_LOG("%s, classes %x", kind_names[k], classes[c]);
 			}
 		}
-		EXPECT_EQ(KINDS, self->a.c->safe);
+		EXPECT_EQ(safe_kinds(1), self->a.c->safe);
 		pol_off(&self->a);
 	}
 	free(own);
@@ -1312,7 +1379,7 @@ TEST_F(save, pause_and_rdpmc)
 		       now.exits[RDPMC], own->insn[1].fault ? "faults" : "counts");
 		/* With others, one of them is to run instead. */
 		EXPECT_EQ(self->can && ncpus == 1 ? now.exits[PAUSE] : 0, now.resumed[PAUSE]);
-		EXPECT_EQ(ncpus == 1 ? KINDS : KINDS & ~(1U << PAUSE), self->a.c->safe);
+		EXPECT_EQ(safe_kinds(ncpus), self->a.c->safe);
 		if (own->insn[1].fault)
 			EXPECT_EQ(0, now.resumed[RDPMC]);
 		EXPECT_EQ(13, own->insn[3].fault);
@@ -1483,6 +1550,93 @@ TEST_F(save, vector_registers)
 	EXPECT_LE(1, pairs);
 }
 
+static int load_module(const char *name)
+{
+	char path[4096];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 64);
+	int fd, ret;
+
+	if (n < 0)
+		return -errno;
+	path[n] = 0;
+	sprintf(strrchr(path, '/') + 1, "%s/%s.ko", name, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+static int write_text(const char *file, const char *text)
+{
+	int fd = open(file, O_WRONLY | O_CLOEXEC), ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static long long softirq_uses(void)
+{
+	char *text = ext_read("/sys/module/softfpu/parameters/uses");
+	long long n = text ? atoll(text) : -1;
+
+	free(text);
+	return n;
+}
+
+/*
+ * Softirqs on the vCPU's CPU use the FPU, with all registers that the host has, while the
+ * guest has another XCR0: they need the host's, and the guest finds its own.
+ */
+TEST_F(save, softirqs_use_the_fpu)
+{
+	const uint64_t rounds = 8000, host = host_xcr0();
+	struct tally was, now;
+	cpu_set_t all, one;
+	long long uses;
+
+	if (!self->can)
+		SKIP(return, "nothing is answered on the spot here");
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
+	ASSERT_EQ(0, one_cpu(&one));
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+	syscall(SYS_delete_module, "softfpu", 0);
+	ASSERT_EQ(0, load_module("softfpu"));
+	for (int g = 0; g < 3; g++) {
+		const struct width *gw = &widths[g];
+
+		if ((host & gw->xcr0) != gw->xcr0)
+			continue;
+		for (int classes = HOST; classes <= (XSTATE | HOST); classes++) {
+			ASSERT_EQ(0, set_xcr0(self->cpu, gw->xcr0, 0));
+			ASSERT_EQ(0, pol_fresh(&self->a, "probe"));
+			self->a.k->classes = classes;
+			ASSERT_EQ(0, ext_attach(self->a.ops, &self->a.link));
+			ASSERT_EQ(0, tally(&was, 0));
+			ASSERT_EQ(0, go_work(self->cpu, gw->guest, rounds));
+			pattern(self->vm.low + GUEST_REGS, gw->size, classes + 10);
+			uses = softirq_uses();
+			ASSERT_EQ(0, trip(self->cpu, &self->trip));
+			uses = softirq_uses() - uses;
+			now = tally_since(&was, 0);
+			TH_LOG("guest's %s: %lld uses, %llu of %llu CPUID answered on the spot",
+			       gw->name, uses, now.resumed[CPUID], now.exits[CPUID]);
+			EXPECT_EQ(rounds, work(self->cpu)->progress);
+			EXPECT_EQ(0, work(self->cpu)->bad);
+			EXPECT_LE(5, uses);
+			EXPECT_LE(rounds, now.resumed[CPUID]);
+			pol_off(&self->a);
+		}
+	}
+	EXPECT_EQ(0, syscall(SYS_delete_module, "softfpu", 0));
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(all), &all));
+}
+
 /* A vCPU's thread is killed in the middle of a row, with another one on its CPU. */
 TEST_F(save, killed_in_a_row)
 {
@@ -1601,7 +1755,7 @@ TEST_F(save, clamped_or_invalid)
 	EXPECT_LE(self->can ? 490 : 0, now.resumed[CPUID]);
 	EXPECT_EQ(0, policy_num("probe", "invalid"));
 	EXPECT_LE(1, policy_num("probe", "clamped"));
-	EXPECT_EQ(MAX_RESUMES, vcpu_resumes(0));
+	EXPECT_EQ(self->can ? MAX_RESUMES : 0, vcpu_resumes(0));
 	pol_off(&self->a);
 
 	/* None at all is none. */
@@ -1725,6 +1879,7 @@ TEST_F(save, single_step)
 	ASSERT_EQ(0, debug(self->cpu, true));
 	ASSERT_EQ(0, trip(self->cpu, &self->trip));
 	memcpy(&own, &self->trip, sizeof(own));
+	TH_LOG("%u steps", own.n);
 	EXPECT_LE(13, own.n);
 
 	ASSERT_EQ(0, debug(self->cpu, false));
@@ -1812,7 +1967,7 @@ TEST_F(save, msr_filter)
 	now = tally_since(&was, 0);
 	EXPECT_EQ(0, now.resumed[RDMSR]);
 	EXPECT_TRUE(WAIT(!(self->a.c->safe & (1U << RDMSR | 1U << WRMSR)), 5000));
-	EXPECT_TRUE(self->a.c->safe & 1U << CPUID);
+	EXPECT_EQ(self->can, !!(self->a.c->safe & 1U << CPUID));
 	EXPECT_EQ(0, stop(self));
 }
 
@@ -1843,6 +1998,136 @@ TEST_F(save, system_management_mode)
 	TH_LOG("%llu of %llu CPUID answered on the spot", now.resumed[CPUID], now.exits[CPUID]);
 	EXPECT_EQ(11 * smis, now.exits[CPUID]);
 	EXPECT_EQ(self->can ? 10 * smis : 0, now.resumed[CPUID]);
+}
+
+/* Of a hypervisor's own exits each is answered, of its guest's none. */
+TEST_F(save, nested_guests)
+{
+	const uint64_t rounds = 50;
+	struct work *w = work(self->cpu);
+	struct tally was, now;
+
+	if (!amd())
+		SKIP(return, "the hypervisor of this test is one for AMD");
+	if (!(nested_supported(&self->vm, 0x80000001, false) & 4))
+		SKIP(return, "KVM offers no SVM to a guest here");
+	nested_vmcb(&self->vm, guest_nested, false);
+	ASSERT_EQ(0, pol_up(&self->a, "probe", 0));
+	ASSERT_EQ(0, nested_start(self->cpu, guest_hypervisor));
+	ASSERT_EQ(0, go_cpuid(self->cpu, rounds));
+	ASSERT_EQ(0, go(self->cpu, guest_hypervisor, VM_BOX + WORK));
+	ASSERT_EQ(0, tally(&was, 0));
+	ASSERT_EQ(0, trip(self->cpu, &self->trip))
+	{
+		TH_LOG("%s", cpu_text(self->cpu));
+	}
+	now = tally_since(&was, 0);
+	EXPECT_EQ(rounds, w->progress);
+	EXPECT_EQ(rounds * NESTED_CPUIDS, w->value);
+	EXPECT_EQ(0, w->bad);
+	EXPECT_EQ(2 * rounds * NESTED_CPUIDS, now.exits[CPUID]);
+	EXPECT_EQ(self->can ? rounds * NESTED_CPUIDS : 0, now.resumed[CPUID]);
+}
+
+/* A full dirty ring is user space's to empty at once; no page of it is lost. */
+TEST_F(save, dirty_ring_full)
+{
+	const size_t pages = 2 * VM_RING_ENTRIES + 100;
+	int fulls[2] = {}, ret;
+
+	for (int with = 0; with < 2; with++) {
+		size_t taken = 0;
+
+		vm_free(&self->vm);
+		ASSERT_EQ(0, vm_create(&self->vm, 1, pages, VM_RING | VM_LOG));
+		if (with) {
+			ASSERT_EQ(0, pol_up(&self->a, "probe", 0));
+			self->a.k->resumes = MAX_RESUMES;
+		}
+		/* CPUID after each write */
+		self->cpu->box->leave = 1;
+		cpu_set(self->cpu, OP_WRITE, 0, pages, 1);
+		while ((ret = cpu_run(self->cpu)) == KVM_EXIT_DIRTY_RING_FULL) {
+			/* Not of two slots: the other one is not logged. */
+			ret = vm_harvest_ring(&self->vm);
+			ASSERT_LT(0, ret);
+			EXPECT_GT(VM_RING_ENTRIES, ret);
+			taken += ret;
+			fulls[with]++;
+		}
+		ASSERT_EQ(0, ret);
+		ret = vm_harvest_ring(&self->vm);
+		ASSERT_LE(0, ret);
+		/* One that was on its way when the ring was full comes again. */
+		EXPECT_LE(pages, taken + ret);
+		EXPECT_GE(pages + 2 * fulls[with], taken + ret);
+		EXPECT_EQ(pages, vm_popcount(self->vm.bitmap, pages));
+	}
+	TH_LOG("the ring was full %d times without a policy, %d times with", fulls[0], fulls[1]);
+	EXPECT_LE(2, fulls[0]);
+	EXPECT_EQ(fulls[0], fulls[1]);
+	EXPECT_EQ(self->can, resumed_of(0, CPUID) > pages / 2);
+}
+
+static void *poker(void *arg)
+{
+	struct runner *r = arg;
+
+	while (!r->finished) {
+		sleep_ms(2);
+		pthread_kill(r->thread, SIGUSR1);
+	}
+	return NULL;
+}
+
+/* With an APIC of user space's, KVM_INTERRUPT is taken before the guest goes on. */
+TEST_F(save, user_space_injects)
+{
+	struct runner me = { .thread = pthread_self() };
+	struct kvm_interrupt irq = { .irq = VM_VECTOR };
+	struct work *w = work(self->cpu);
+	uint64_t injected = 0, windows = 0, at = 0;
+	pthread_t thread;
+
+	vm_free(&self->vm);
+	ASSERT_EQ(0, vm_create(&self->vm, 1, 16, 0));
+	gate(&self->vm, VM_VECTOR, save_poke);
+	ASSERT_EQ(0, pol_up(&self->a, "probe", 0));
+	self->a.k->resumes = MAX_RESUMES;
+	w = work(self->cpu);
+	ASSERT_EQ(0, go_cpuid(self->cpu, 0));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, poker, &me));
+	while (injected < 30) {
+		int ret = ioctl(self->cpu->fd, KVM_RUN, NULL);
+
+		/* Long before the next signal comes, the last interrupt has been taken. */
+		EXPECT_EQ(injected, w->ticks);
+		if (injected)
+			EXPECT_EQ(at, w->tick_progress);
+		if (ret < 0 && errno == EINTR) {
+			self->cpu->run->request_interrupt_window = 1;
+			continue;
+		}
+		if (ret || self->cpu->run->exit_reason != KVM_EXIT_IRQ_WINDOW_OPEN)
+			break;
+		windows++;
+		self->cpu->run->request_interrupt_window = 0;
+		at = w->progress;
+		if (vm_ioctl(self->cpu->fd, KVM_INTERRUPT, &irq))
+			break;
+		injected++;
+	}
+	me.finished = true;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(30, injected)
+	{
+		TH_LOG("%s", cpu_text(self->cpu));
+	}
+	EXPECT_EQ(injected, windows);
+	EXPECT_EQ(0, w->bad);
+	TH_LOG("%llu CPUID meanwhile, %llu answered on the spot", w->progress,
+	       resumed_of(0, CPUID));
+	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
 }
 
 /* --- nobody waits ---------------------------------------------------------- */
@@ -1903,6 +2188,17 @@ TEST_F(save, a_row_is_left_at_once)
 	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
 }
 
+/* Are exits answered on the spot just now? */
+static bool answered(FIXTURE_DATA(save) * self)
+{
+	uint64_t at = work(self->cpu)->progress;
+	unsigned long long was = resumed_of(0, CPUID);
+
+	if (!WAIT(work(self->cpu)->progress > at + 50, 5000))
+		return false;
+	return resumed_of(0, CPUID) > was;
+}
+
 TEST_F(save, rows_are_as_long_as_asked)
 {
 	static const __u32 resumes[] = { 1, 7, 100 };
@@ -1927,6 +2223,132 @@ TEST_F(save, rows_are_as_long_as_asked)
 		EXPECT_LT(0, self->a.c->exits[CPUID]);
 		pol_off(&self->a);
 	}
+
+	/* And told once: from when it asks for none there are none. */
+	ASSERT_EQ(0, pol_fresh(&self->a, "probe"));
+	ASSERT_EQ(0, ext_attach(self->a.ops, &self->a.link));
+	ASSERT_EQ(0, spin(self));
+	EXPECT_TRUE(WAIT(self->a.c->asked > 2, 5000));
+	self->a.k->answer = ANSWER(0, XSTATE | HOST, 1);
+	self->a.k->how = SAVE_PROBE_FIXED;
+	EXPECT_TRUE(WAIT(self->a.c->idle > 2, 5000));
+	EXPECT_EQ(0, stop(self));
+	EXPECT_EQ(0, self->a.c->idle_row);
+}
+
+/* The vCPU goes from CPU to CPU in its rows, and one of these goes off. */
+TEST_F(save, cpus_come_and_go)
+{
+	const char *online = "/sys/devices/system/cpu/cpu1/online";
+	struct work *w = work(self->cpu);
+	uint64_t asked;
+	cpu_set_t set;
+
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(set), &set));
+	if (!CPU_ISSET(0, &set) || !CPU_ISSET(1, &set) || access(online, W_OK))
+		SKIP(return, "this machine has no second CPU that can go off");
+	ASSERT_EQ(0, pol_fresh(&self->a, "probe"));
+	self->a.k->resumes = MAX_RESUMES;
+	ASSERT_EQ(0, ext_attach(self->a.ops, &self->a.link));
+	ASSERT_EQ(0, spin(self));
+	for (unsigned int i = 0; i < 20; i++) {
+		asked = self->a.c->asked;
+		CPU_ZERO(&set);
+		CPU_SET(~i & 1, &set);
+		ASSERT_EQ(0, pthread_setaffinity_np(self->run.thread, sizeof(set), &set));
+		/* It is asked where it comes to, and answered there. */
+		EXPECT_TRUE(WAIT(self->a.c->cpu == (~i & 1) && self->a.c->asked > asked, 5000));
+		EXPECT_EQ(self->can, answered(self));
+	}
+	CPU_ZERO(&set);
+	CPU_SET(1, &set);
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_setaffinity_np(self->run.thread, sizeof(set), &set));
+		EXPECT_TRUE(WAIT(self->a.c->cpu == 1, 5000));
+		ASSERT_EQ(0, write_text(online, "0"));
+		EXPECT_TRUE(WAIT(self->a.c->cpu == 0, 5000));
+		EXPECT_EQ(self->can, answered(self));
+		ASSERT_EQ(0, write_text(online, "1"));
+		EXPECT_EQ(self->can, answered(self));
+	}
+	EXPECT_EQ(0, stop(self));
+	EXPECT_EQ(0, w->bad);
+}
+
+static __attribute__((format(printf, 1, 2))) int tool(const char *fmt, ...)
+{
+	char args[256], command[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(args, sizeof(args), fmt, ap);
+	va_end(ap);
+	snprintf(command, sizeof(command), "build/kvmext -q %s", args);
+	return system(command);
+}
+
+static long long adaptive_num(const char *var)
+{
+	char command[128];
+	long long n = -1;
+	FILE *f;
+
+	snprintf(command, sizeof(command), "build/kvmext get adaptive %s", var);
+	f = popen(command, "r");
+	if (!f || fscanf(f, "%lld", &n) != 1)
+		n = -1;
+	if (f)
+		pclose(f);
+	return n;
+}
+
+/* adaptive leaves off where the way was too long, and does fewer where another waits. */
+TEST_F(save, adaptive_is_bounded)
+{
+	struct other o = {};
+	pthread_t thread;
+	cpu_set_t all, one;
+	sigset_t child;
+	uint64_t at;
+
+	if (!self->can)
+		SKIP(return, "nothing is answered on the spot here");
+	/* Or that the tool has ended would end KVM_RUN. */
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	ASSERT_EQ(0, pthread_sigmask(SIG_BLOCK, &child, NULL));
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
+	ASSERT_EQ(0, one_cpu(&one));
+	ASSERT_EQ(0, tool("load build/bpf/adaptive.bpf.o resumes=200 waiting=3 sample=1 "
+			  "longest=10000000 away=60000"));
+	ASSERT_EQ(0, spin(self));
+	ASSERT_EQ(0, pthread_setaffinity_np(self->run.thread, sizeof(one), &one));
+	EXPECT_TRUE(WAIT(resumed_of(0, CPUID) > 0, 5000));
+	EXPECT_TRUE(WAIT(vcpu_resumes(0) == 200, 5000));
+
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, other, &o));
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(all), &all));
+	EXPECT_TRUE(WAIT(vcpu_resumes(0) == 3, 5000));
+	EXPECT_LE(1, adaptive_num("shared"));
+	o.quit = true;
+	pthread_join(thread, NULL);
+	/* While this thread looks, on the same CPU maybe, it is another that waits. */
+	EXPECT_TRUE(WAIT(vcpu_resumes(0) == 200, 5000));
+
+	EXPECT_TRUE(answered(self));
+	EXPECT_LE(1, adaptive_num("timed"));
+	EXPECT_EQ(0, adaptive_num("too_long"));
+	TH_LOG("longest way from exit to entry %lld ns", adaptive_num("worst_ns"));
+	EXPECT_LE(1, adaptive_num("worst_ns"));
+	ASSERT_EQ(0, tool("set adaptive longest=1"));
+	EXPECT_TRUE(WAIT(adaptive_num("too_long") > 0, 5000));
+	at = work(self->cpu)->progress;
+	EXPECT_FALSE(answered(self));
+	EXPECT_LT(at, work(self->cpu)->progress);
+	EXPECT_EQ(0, stop(self));
+	EXPECT_EQ(0, work(self->cpu)->bad);
+	ASSERT_EQ(0, tool("unload adaptive"));
 }
 
 /* Another thread on the CPU of such a guest gets its share. */
@@ -2002,17 +2424,6 @@ TEST_F(save, deadlines_are_kept)
 }
 
 /* --- policies come and go -------------------------------------------------- */
-
-/* Are exits answered on the spot just now? */
-static bool answered(FIXTURE_DATA(save) * self)
-{
-	uint64_t at = work(self->cpu)->progress;
-	unsigned long long was = resumed_of(0, CPUID);
-
-	if (!WAIT(work(self->cpu)->progress > at + 50, 5000))
-		return false;
-	return resumed_of(0, CPUID) > was;
-}
 
 TEST_F(save, policies_change_under_a_guest)
 {
@@ -2111,7 +2522,7 @@ TEST_F(save, a_late_vcpu)
 	ASSERT_EQ(0, pol_up(&self->a, "probe", 0));
 	ASSERT_EQ(0, go_cpuid(self->cpu, 100));
 	ASSERT_EQ(0, trip(self->cpu, &self->trip));
-	EXPECT_EQ(KINDS, self->a.c->safe);
+	EXPECT_EQ(safe_kinds(1), self->a.c->safe);
 	self->vm.ncpus = 2;
 	ASSERT_EQ(0, vm_add_cpu(&self->vm, 1));
 	ASSERT_EQ(0, go_cpuid(late, 100));
@@ -2120,7 +2531,7 @@ TEST_F(save, a_late_vcpu)
 	EXPECT_EQ(0, work(late)->bad);
 	EXPECT_LE(1, self->a.c->asked_vcpu[1]);
 	EXPECT_EQ(1, self->a.c->vcpu_id);
-	EXPECT_EQ(KINDS & ~(1U << PAUSE), self->a.c->safe);
+	EXPECT_EQ(safe_kinds(2), self->a.c->safe);
 	EXPECT_EQ(self->can ? 100 : 0, resumed_of(1, CPUID));
 	EXPECT_EQ(0, self->a.c->ends);
 	vm_close(&self->vm);

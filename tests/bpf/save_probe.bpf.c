@@ -40,8 +40,16 @@ s64 BPF_PROG(save_probe_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 	counts.cpu = stats->cpu;
 	counts.safe = stats->safe;
 
+	if (stats->ns && !counts.kinds) {
+		counts.idle++;
+		if (stats->longest_row > counts.idle_row)
+			counts.idle_row = stats->longest_row;
+	}
+	counts.kinds = 1;
+
 	switch (knobs.how) {
 	case SAVE_PROBE_FIXED:
+		counts.kinds = knobs.answer;
 		return knobs.answer;
 	case SAVE_PROBE_WILD:
 		if (bpf_get_prandom_u32() & 1)

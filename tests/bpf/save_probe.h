@@ -34,6 +34,10 @@ struct save_probe_counts {
 	__u32 vcpu_id;
 	__u32 cpu;
 	__u32 safe;
+	__u32 kinds; /* that it answered with */
+	/* Calls whose vCPU was answered with no kind before, of VMs of one vCPU */
+	__u64 idle;
+	__u32 idle_row; /* the longest row that any of them was told */
 	__u32 pad;
 };
 
