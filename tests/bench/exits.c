@@ -11,12 +11,14 @@
  *
  *	exits [-r ROUNDS] [-m] [-x] [KIND...]	all kinds, or these
  *	exits -w	guests that compute and now and then exit: what of all is the guest's work
+ *	exits -l	a thread that sleeps on the CPU of a vCPU: how late it is woken
  *
  * With -m the middle iteration begins with a mark for Bochs's debugger.  With -x the guest
  * has another XCR0 and PKRU than the host, and if a policy has a say in its exits a last
  * line has how often these were written for it, and how often not.
  */
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 
 #include "vm.h"
 
@@ -84,9 +86,11 @@ PROBE(mixed, "",
 			     "; wrmsr;" SET_PORT(
 				     PORT_USER) "; out %al, %dx; xor %eax, %eax; xor %ecx, %ecx; cpuid");
 
+#define MIX 16 /* probes in turn */
+
 /* What the guest is to do; where its mailbox would be. */
 struct job {
-	uint64_t probe; /* guest address of the probe */
+	uint64_t probe[MIX]; /* guest addresses of the probes */
 	uint64_t addr; /* its argument in the first iteration */
 	uint64_t step; /* added for the next one */
 	uint64_t ticks; /* of all iterations together */
@@ -107,7 +111,6 @@ static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job
 	volatile uint32_t *sample = (void *)SAMPLES;
 
 	for (;;) {
-		uint32_t (*probe)(uint64_t) = (void *)job->probe;
 		uint64_t addr = job->addr, step = job->step, mark = job->mark, begin = ticks();
 		uint64_t work = job->work;
 
@@ -117,7 +120,7 @@ static __guest __attribute__((noreturn)) void guest_job(volatile struct job *job
 				asm volatile("xchg %bx, %bx");
 			for (uint64_t turn = work; turn; turn--)
 				asm volatile("");
-			sample[i] = probe(addr);
+			sample[i] = ((uint32_t(*)(uint64_t))job->probe[i % MIX])(addr);
 		}
 		job->ticks = ticks() - begin;
 		asm volatile("outb %%al, %0" ::"i"(VM_PORT_DONE), "a"(0) : "memory");
@@ -248,13 +251,14 @@ static int print_saved(void)
 static uint64_t mark = -1, work;
 static bool marked, xstate;
 
-static int run_probe(struct vm *vm, const char *probe, uint64_t step)
+static int run_mix(struct vm *vm, const char *const mix[MIX], uint64_t step)
 {
 	struct vm_cpu *cpu = &vm->cpu[0];
 	struct job *job = (struct job *)cpu->box;
 	int ret;
 
-	job->probe = guest_addr(probe);
+	for (int i = 0; i < MIX; i++)
+		job->probe[i] = guest_addr(mix[i]);
 	job->addr = VM_MEM;
 	job->step = step;
 	job->mark = mark;
@@ -265,6 +269,15 @@ static int run_probe(struct vm *vm, const char *probe, uint64_t step)
 		if (ret != KVM_EXIT_IO || cpu->run->io.port != PORT_USER)
 			return ret;
 	}
+}
+
+static int run_probe(struct vm *vm, const char *probe, uint64_t step)
+{
+	const char *mix[MIX];
+
+	for (int i = 0; i < MIX; i++)
+		mix[i] = probe;
+	return run_mix(vm, mix, step);
 }
 
 /* --- kinds of exits ----------------------------------------------------------- */
@@ -370,14 +383,33 @@ static int measure(struct vm *vm, const struct kind *k, int rounds)
 
 /* --- guests that do something in between ----------------------------------------- */
 
+#define ALL(p)                                                 \
+	{                                                      \
+		p, p, p, p, p, p, p, p, p, p, p, p, p, p, p, p \
+	}
+
 static const struct load {
 	const char *name;
-	const char *probe;
+	const char *mix[MIX];
 	uint64_t work;
+	bool fresh; /* another page each time, that the guest has not touched before */
 } loads[] = {
-	{ "cpuid", probe_cpuid, 500 },	 { "timer", probe_deadline, 1000 },
-	{ "io", probe_ioeventfd, 1000 }, { "mixed", probe_mixed, 5000 },
-	{ "compute", base_cpuid, 4000 },
+	{ "cpuid", ALL(probe_cpuid), 500, false },
+	{ "timer", ALL(probe_deadline), 1000, false },
+	{ "io", ALL(probe_ioeventfd), 1000, false },
+	{ "mixed", ALL(probe_mixed), 5000, false },
+	/*
+	 * As while a kernel is built: programs come and go, so half of all exits are pages
+	 * that are touched first; the scheduler's timer; a disk's doorbells and its driver's
+	 * other registers; each program begins with CPUID.
+	 */
+	{ "build",
+	  { probe_write, probe_deadline, probe_write, probe_ioeventfd, probe_write, probe_cpuid,
+	    probe_write, probe_deadline, probe_write, probe_io_kernel, probe_write, probe_deadline,
+	    probe_write, probe_ioeventfd, probe_write, probe_io_user },
+	  6000,
+	  true },
+	{ "compute", ALL(base_cpuid), 4000, false },
 };
 
 static int use_deadline(int vcpu)
@@ -388,6 +420,14 @@ static int use_deadline(int vcpu)
 
 	memcpy(lapic.regs + APIC_LVTT, &lvtt, sizeof(lvtt));
 	return ret ?: vm_ioctl(vcpu, KVM_SET_LAPIC, &lapic);
+}
+
+static int run_load(struct vm *vm, const struct load *l)
+{
+	int ret = l->fresh ? no_page_mapped(vm) : 0;
+
+	work = l->work;
+	return ret ?: run_mix(vm, l->mix, l->fresh ? VM_PAGE : 0);
 }
 
 /*
@@ -403,12 +443,11 @@ static int run_loads(struct vm *vm)
 	for (size_t i = 0; !ret && i < sizeof(loads) / sizeof(loads[0]); i++) {
 		uint64_t guest = 2 * 2 * N * loads[i].work, all = 0;
 
-		work = loads[i].work;
-		ret = run_probe(vm, loads[i].probe, 0);
+		ret = run_load(vm, &loads[i]);
 		if (!ret && get_saved(&before) < 0)
 			ret = -EPROTO;
 		for (int round = 0; !ret && round < 2; round++) {
-			ret = run_probe(vm, loads[i].probe, 0);
+			ret = run_load(vm, &loads[i]);
 			all += job->ticks;
 		}
 		if (!ret && get_saved(&after) < 0)
@@ -423,13 +462,160 @@ static int run_loads(struct vm *vm)
 	return ret ? 1 : 0;
 }
 
+/* --- who waits for the CPU meanwhile ---------------------------------------------- */
+
+#define TRACING "/sys/kernel/tracing/"
+#define WAKES 1500
+#define WAKE_NS 15000 /* between two of them, and up to as much again */
+
+struct sleeper {
+	int policy;
+	volatile bool finished;
+	int ret;
+	uint64_t want[WAKES], got[WAKES]; /* CLOCK_MONOTONIC, ns */
+};
+
+/* Sleeps, in a phase of its own each time, and notes when it runs again */
+static void *sleeper(void *arg)
+{
+	struct sched_param param = { .sched_priority = 10 };
+	struct sleeper *s = arg;
+	uint32_t seed = 1;
+
+	if (s->policy == SCHED_FIFO)
+		s->ret = sched_setscheduler(0, s->policy, &param) ? -errno : 0;
+	else
+		s->ret = prctl(PR_SET_TIMERSLACK, 1) ? -errno : 0;
+	for (int i = 0; !s->ret && i < WAKES; i++) {
+		struct timespec ts;
+
+		seed = seed * 1103515245 + 12345;
+		s->want[i] = now_ns() + WAKE_NS + (seed >> 8) % WAKE_NS;
+		ts.tv_sec = s->want[i] / 1000000000;
+		ts.tv_nsec = s->want[i] % 1000000000;
+		s->ret = -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+		s->got[i] = now_ns();
+	}
+	s->finished = true;
+	return NULL;
+}
+
+static int put(const char *file, const char *text)
+{
+	int fd = open(file, O_WRONLY | O_TRUNC | O_CLOEXEC), ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+/*
+ * When the kernel's timer interrupt came, for each of the sleeps: what it is late is how
+ * long interrupts were off, or their controller did not get round to it.
+ */
+static int interrupts(const struct sleeper *s, uint64_t *late)
+{
+	FILE *f = fopen(TRACING "trace", "r");
+	char line[1024];
+	int i = 0;
+
+	if (!f)
+		return -errno;
+	while (i < WAKES && fgets(line, sizeof(line), f)) {
+		char *p = strstr(line, "function=hrtimer_wakeup now=");
+		unsigned long now;
+
+		if (!p || sscanf(p, "function=hrtimer_wakeup now=%lu", &now) != 1)
+			continue;
+		/* Not of somebody else's sleep */
+		if (now >= s->want[i] && now <= s->got[i]) {
+			late[i] = now - s->want[i];
+			i++;
+		}
+	}
+	fclose(f);
+	return i == WAKES ? 0 : -ENODATA;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void print_late(const char *what, uint64_t *ns, long khz)
+{
+	qsort(ns, WAKES, sizeof(*ns), by_size);
+	printf(", \"%s\": {\"median\": %lu, \"p99\": %lu, \"max\": %lu}", what,
+	       ns[WAKES / 2] * khz / 1000000, ns[WAKES * 99 / 100] * khz / 1000000,
+	       ns[WAKES - 1] * khz / 1000000);
+}
+
+/* A guest of nothing but exits, and a thread that now and then wants its CPU */
+static int run_latency(struct vm *vm)
+{
+	static const struct {
+		const char *name;
+		const char *probe;
+		int policy;
+	} ways[] = {
+		{ "cpuid, SCHED_FIFO", probe_cpuid, SCHED_FIFO },
+		{ "cpuid, SCHED_OTHER", probe_cpuid, SCHED_OTHER },
+		{ "io, SCHED_FIFO", probe_ioeventfd, SCHED_FIFO },
+		{ "io, SCHED_OTHER", probe_ioeventfd, SCHED_OTHER },
+	};
+	static struct sleeper s;
+	static uint64_t late[WAKES];
+	long khz = ioctl(vm->cpu[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int ret = khz > 0 ? 0 : -EIO;
+	pthread_t thread;
+	cpu_set_t one;
+
+	if (one_cpu(&one) < 0 || sched_setaffinity(0, sizeof(one), &one))
+		ret = -errno;
+	for (size_t i = 0; !ret && i < sizeof(ways) / sizeof(ways[0]); i++) {
+		/* For a policy to learn */
+		for (int round = 0; !ret && round < 16; round++)
+			ret = run_probe(vm, ways[i].probe, 0);
+		s = (struct sleeper){ .policy = ways[i].policy };
+		ret = ret								   ?:
+			      put(TRACING "trace", "")					   ?:
+			      put(TRACING "events/timer/hrtimer_expire_entry/enable", "1") ?:
+			      -pthread_create(&thread, NULL, sleeper, &s);
+		if (ret)
+			break;
+		while (!ret && !s.finished)
+			ret = run_probe(vm, ways[i].probe, 0);
+		pthread_join(thread, NULL);
+		ret = ret								   ?:
+			      s.ret							   ?:
+			      put(TRACING "events/timer/hrtimer_expire_entry/enable", "0") ?:
+			      interrupts(&s, late);
+		if (ret)
+			break;
+		printf("{\"latency\": \"%s\"", ways[i].name);
+		print_late("interrupt", late, khz);
+		for (int j = 0; j < WAKES; j++)
+			late[j] = s.got[j] - s.want[j];
+		print_late("wakeup", late, khz);
+		printf("}\n");
+	}
+	if (ret)
+		fprintf(stderr, "exits: -l: error %d; %s\n", ret, cpu_text(&vm->cpu[0]));
+	return ret ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct vm vm;
 	int rounds = 1, ret;
-	bool loaded = false;
+	bool loaded = false, latency = false;
 
-	while ((ret = getopt(argc, argv, "r:mxw")) != -1) {
+	while ((ret = getopt(argc, argv, "r:mxwl")) != -1) {
 		switch (ret) {
 		case 'r':
 			rounds = atoi(optarg);
@@ -442,6 +628,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			loaded = true;
+			break;
+		case 'l':
+			latency = true;
 			break;
 		default:
 			return 1;
@@ -458,8 +647,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "exits: cannot make a VM: %s\n", strerror(-ret));
 		return 1;
 	}
-	if (loaded)
-		return run_loads(&vm);
+	if (loaded || latency)
+		return loaded ? run_loads(&vm) : run_latency(&vm);
 	for (int a = 1; a < argc; a++) {
 		bool known = false;
 
