@@ -17095,7 +17095,8 @@ enum kvm_save_kind {
 enum kvm_save_state {
 	KVM_SAVE_DUE = 0,
 	KVM_SAVE_OFF = 1,
-	KVM_SAVE_ON = 2,
+	KVM_SAVE_IDLE = 2,
+	KVM_SAVE_ON = 3,
 };
 
 enum kvm_stat_kind {
