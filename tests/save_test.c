@@ -622,15 +622,7 @@ static void pol_free(struct pol *p)
 
 static int save_policies(void)
 {
-	char *text = ext_read(EXT_STATE), *p = text;
-	int n = 0;
-
-	if (!text)
-		return -ENOENT;
-	for (; (p = strstr(p, "policy table=save")); p++)
-		n += p == text || p[-1] == '\n';
-	free(text);
-	return n;
+	return table_policies("save");
 }
 
 struct tally {
