@@ -466,10 +466,11 @@ static int run_loads(struct vm *vm)
 
 #define TRACING "/sys/kernel/tracing/"
 #define WAKES 1500
-#define WAKE_NS 15000 /* between two of them, and up to as much again */
+#define WAKE_TICKS 50000 /* between two of them, and up to as much again */
 
 struct sleeper {
 	int policy;
+	long khz; /* of the TSC */
 	volatile bool finished;
 	int ret;
 	uint64_t want[WAKES], got[WAKES]; /* CLOCK_MONOTONIC, ns */
@@ -490,7 +491,8 @@ static void *sleeper(void *arg)
 		struct timespec ts;
 
 		seed = seed * 1103515245 + 12345;
-		s->want[i] = now_ns() + WAKE_NS + (seed >> 8) % WAKE_NS;
+		s->want[i] =
+			now_ns() + (WAKE_TICKS + (seed >> 8) % WAKE_TICKS) * 1000000ULL / s->khz;
 		ts.tv_sec = s->want[i] / 1000000000;
 		ts.tv_nsec = s->want[i] % 1000000000;
 		s->ret = -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
@@ -581,7 +583,7 @@ static int run_latency(struct vm *vm)
 		/* For a policy to learn */
 		for (int round = 0; !ret && round < 16; round++)
 			ret = run_probe(vm, ways[i].probe, 0);
-		s = (struct sleeper){ .policy = ways[i].policy };
+		s = (struct sleeper){ .policy = ways[i].policy, .khz = khz };
 		ret = ret								   ?:
 			      put(TRACING "trace", "")					   ?:
 			      put(TRACING "events/timer/hrtimer_expire_entry/enable", "1") ?:

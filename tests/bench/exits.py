@@ -22,7 +22,7 @@ Writes build/results/exits.json, for another machine exits-MACHINE.json. Exit st
 patched modules with nothing attached, or under eager, cost more than LIMIT per cent over
 stock for any kind; if same_vcpu does not take LEAST per cent off those in ON_THE_SPOT, where
 KVM can answer on the spot at all; if adaptive does not make guests in GAIN cheaper by GAIN
-per cent in all, or makes any other dearer by LIMIT; if under adaptive interrupts or threads
+per cent in all, or makes any other dearer by WORSE; if under adaptive interrupts or threads
 are later by more than LATER per cent; or if two boots do not agree.
 
 With --tap, for `make test`: one boot, and stock's counts from the cache if modules,
@@ -49,6 +49,9 @@ LEAST, AIM = 50, 65    # % below stock, for
 ON_THE_SPOT = ["cpuid", "ioeventfd", "msr_write"]
 GAIN = {"cpuid": 3, "io": 3}   # % of all instructions
 LATER = 10   # %
+# % of all instructions, for the other loads. select() is asked each 10 ms: some 200,000 instructions
+# in Bochs, some 1,400 of which that takes; on hardware tens of millions.
+WORSE = 1
 AGREE = 0.1
 # In Bochs some kinds take six instructions less in one boot or process than in another.
 APART = {"amd": AGREE, "intel": 0.5, "bochs-amd": 0.5}
@@ -254,11 +257,13 @@ def checks(machine, counts, loads=None, late=None):
     """What has to hold: [(whether it does, what it is)]"""
     out = []
     for load in loads["stock"] if loads and machine not in NO_NRIPS else []:
-        more, most = in_all(loads, "adaptive", load), -GAIN[load] if load in GAIN else LIMIT
+        more, most = in_all(loads, "adaptive", load), -GAIN[load] if load in GAIN else WORSE
         out.append((more <= most, f"the {load} load under adaptive at most {most:+} % of all instructions: {more:+} %"))
     for what, text in (("interrupt", "interrupts"), ("wakeup", "threads")) if late and machine not in NO_NRIPS else ():
         more, way, which = max((later(late, "adaptive", way, what, which), way, which)
-                               for way in late["stock"] for which in ("median", "p99", "max"))
+                               for way in late["stock"] for which in ("median", "p99")
+                               # At worst a normal thread waits for a slice of the scheduler's
+                               if what == "interrupt" or which == "median" or "FIFO" in way)
         out.append((more <= LATER, f"{text} later by at most {LATER} % under adaptive: {which} of {way} {more:+} %"))
     for name in "patched", "eager":
         over = {k: percent(n, counts["stock"][k]) for k, n in counts[name].items()}
