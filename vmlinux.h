@@ -16967,7 +16967,8 @@ enum kvm_ext_table_id {
 	KVM_EXT_THROTTLE = 0,
 	KVM_EXT_IRQ = 1,
 	KVM_EXT_SAVE = 2,
-	KVM_EXT_NR_TABLES = 3,
+	KVM_EXT_DIRTY = 3,
+	KVM_EXT_NR_TABLES = 4,
 };
 
 enum kvm_gfn_range_filter {
@@ -43277,6 +43278,27 @@ struct bpf_struct_ops_desc {
 };
 
 struct kvm;
+
+struct kvm_dirty_ops {
+	u32 vm;
+	u32 flags;
+	char name[32];
+	u64 (*harvest)(struct kvm *, u32, u64, u64);
+	void (*end)(struct kvm *);
+};
+
+struct bpf_struct_ops_kvm_dirty_ops {
+	struct bpf_struct_ops_common_value common;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	struct kvm_dirty_ops data;
+	long: 64;
+};
 
 struct kvm_irq_ctx;
 
@@ -80154,13 +80176,22 @@ struct kvm_irq_vm {
 	bool dead;
 };
 
+struct kvm_dirty_vm {
+	bool asking;
+	u64 harvests;
+	u64 offered;
+	u64 withheld;
+	u64 left;
+};
+
 struct kvm_ext_policy;
 
 struct kvm_ext_vm {
-	struct kvm_ext_policy *policy[3];
+	struct kvm_ext_policy *policy[4];
 	struct kvm_ext_policy *caller;
 	struct kvm_throttle_vm throttle;
 	struct kvm_irq_vm irq;
+	struct kvm_dirty_vm dirty;
 };
 
 struct kvm_stat_data___2;
@@ -80575,7 +80606,9 @@ struct kvm_ext_policy {
 struct kvm_ext_table {
 	const char *name;
 	enum kvm_ext_table_id id;
-	u32 ops_size;
+	const u32 *ops_id;
+	struct btf_id_set8 *kfuncs;
+	const struct btf *btf;
 	struct static_key_false *key;
 	void (*relax)(struct kvm *, bool);
 	bool (*idle)(const struct kvm_ext_policy *);
