@@ -110,6 +110,12 @@ extern int kvm_irq_look(const struct kvm_irq_ctx *ctx, u32 i,
 			struct kvm_irq_candidate *c__uninit) __ksym;
 extern void kvm_irq_error(const struct kvm_irq_ctx *ctx, s64 code, const char *msg__str) __ksym;
 
+/* May be called in harvest() of kvm_dirty_ops; the first only where it may sleep. */
+extern int kvm_dirty_read(volatile struct kvm *kvm, u64 gpa, void *buf, u32 buf__sz) __ksym;
+extern int kvm_dirty_read_atomic(volatile struct kvm *kvm, u64 gpa, void *buf, u32 buf__sz) __ksym;
+extern u64 kvm_dirty_clock(volatile struct kvm *kvm) __ksym;
+extern void kvm_dirty_error(volatile struct kvm *kvm, s64 code, const char *msg__str) __ksym;
+
 /* May be called in SEC("syscall") programs. */
 extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;
 

@@ -87,6 +87,7 @@ struct vm_box {
 	volatile uint64_t nmis;
 	volatile uint64_t irqs;
 	volatile uint64_t leave; /* take an exit after each write */
+	volatile uint64_t wrong; /* pages that did not hold what they should */
 };
 
 struct vm;

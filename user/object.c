@@ -19,6 +19,7 @@ const struct table tables[] = {
 	{ .name = "throttle", .ops = "kvm_throttle_ops" },
 	{ .name = "irq", .ops = "kvm_irq_ops" },
 	{ .name = "save", .ops = "kvm_save_ops" },
+	{ .name = "dirty", .ops = "kvm_dirty_ops" },
 };
 const int nr_tables = ARRAY_SIZE(tables);
 
