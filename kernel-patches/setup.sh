@@ -26,7 +26,7 @@ export LC_ALL=C
 # What the build needs installed.
 packages="gcc libc6-dev make patch perl python3 pkg-config libelf-dev zlib1g-dev
 	  libsmartcols-dev libncurses-dev pahole clang xz-utils kmod rsync busybox-static
-	  debian-archive-keyring qemu-system-x86 gnuplot-nox"
+	  debian-archive-keyring qemu-system-x86 gnuplot-nox spin"
 # And what the debug kernel and its checks need beside that.
 [ "${KERNEL-}" != debug ] || packages+=" bc bison flex sparse"
 

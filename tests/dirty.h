@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What dirty_test and skip_free_test share: a VM, policies, an area of free pages. */
+#ifndef __TESTS_DIRTY_H
+#define __TESTS_DIRTY_H
+
+#include "harness.h"
+#include "ext.h"
+#include "bpf/dirty_probe.h"
+#include "bpf/free.h"
+
+#define PAGES 512
+#define FIRST_GFN (VM_MEM / VM_PAGE)
+
+/* Guest-physical, in the low slot, which is not logged */
+#define GUEST_AREA 0x80000UL /* struct free_head, and the bitmap in the pages after it */
+#define AREA_PAGES 4
+#define PFNS (FIRST_GFN + PAGES)
+_Static_assert(PFNS <= (AREA_PAGES - 1) * FREE_PAGE_BITS, "the bitmap fits");
+
+/* --- policies -------------------------------------------------------------- */
+
+struct dirty_head {
+	__u32 vm;
+	__u32 flags;
+	char name[32];
+};
+
+struct pol {
+	struct bpf_object *obj;
+	struct bpf_map *ops;
+	struct bpf_link *link;
+	void *bss;
+	volatile struct dirty_probe_knobs *k;
+	volatile struct dirty_probe_counts *c;
+};
+
+/* @table of the object alone, for VM @vm */
+static inline int pol_load(struct pol *p, const char *path, const char *table, const char *name,
+			   __u32 vm)
+{
+	struct dirty_head *head;
+	struct bpf_map *map;
+	size_t size;
+	int ret;
+
+	*p = (struct pol){};
+	p->obj = ext_open(path);
+	if (!p->obj)
+		return -errno;
+	bpf_object__for_each_map(map, p->obj)
+	{
+		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
+			bpf_map__set_autocreate(map, !strcmp(bpf_map__name(map), table));
+	}
+	p->ops = bpf_object__find_map_by_name(p->obj, table);
+	head = p->ops ? bpf_map__initial_value(p->ops, &size) : NULL;
+	if (!head || size < sizeof(*head))
+		return -EBADMSG;
+	head->vm = vm;
+	snprintf(head->name, sizeof(head->name), "%s", name);
+	ret = bpf_object__load(p->obj);
+	if (ret)
+		return ret;
+	p->bss = ext_map_memory(p->obj, ".bss");
+	p->c = p->bss;
+	return p->bss ? 0 : -ENOMEM;
+}
+
+static inline int pol_probe(struct pol *p, const char *name, __u32 vm)
+{
+	int ret = pol_load(p, "bpf/dirty_probe.bpf.o", "dirty_probe", name, vm);
+
+	if (ret)
+		return ret;
+	p->k = ext_map_memory(p->obj, ".data");
+	return p->k ? 0 : -ENOMEM;
+}
+
+static inline int pol_attach(struct pol *p)
+{
+	return ext_attach(p->ops, &p->link);
+}
+
+static inline int pol_up(struct pol *p, const char *name, __u32 vm)
+{
+	return pol_probe(p, name, vm) ?: pol_attach(p);
+}
+
+static inline void pol_off(struct pol *p)
+{
+	bpf_link__destroy(p->link);
+	p->link = NULL;
+}
+
+static inline void pol_free(struct pol *p)
+{
+	if (!p->obj)
+		return;
+	pol_off(p);
+	if (p->k)
+		munmap((void *)p->k, VM_PAGE);
+	if (p->bss)
+		munmap(p->bss, VM_PAGE);
+	bpf_object__close(p->obj);
+	p->obj = NULL;
+}
+
+static inline uint64_t counter(struct pol *p, const char *name)
+{
+	volatile uint64_t *v = ext_global(p->obj, ".bss", p->bss, name);
+
+	return v ? *v : ~0ULL;
+}
+
+/* Of the VM, in the state file */
+static inline long long vm_stat(const char *key)
+{
+	char match[64];
+
+	snprintf(match, sizeof(match), "pid=%d", getpid());
+	return ext_num("dirty_vm", match, key);
+}
+
+static inline void copy(struct vm *vm, uint64_t *dst, const uint64_t *pages)
+{
+	for (size_t i = 0; i < vm->npages; i++) {
+		if (pages[i / 64] & 1ULL << i % 64)
+			memcpy((char *)dst + i * VM_PAGE, (char *)vm->mem + i * VM_PAGE, VM_PAGE);
+	}
+}
+
+/* The log, once, and send what is in it */
+static inline int round_of(struct vm *vm, uint64_t *dst)
+{
+	int n = vm_harvest(vm);
+
+	if (n > 0)
+		copy(vm, dst, vm->bitmap);
+	return n < 0 ? n : 0;
+}
+
+static inline struct free_head *area_head(struct vm *vm)
+{
+	return vm->low + GUEST_AREA;
+}
+
+static inline int area_tell(struct pol *p, uint64_t cookie, int ms)
+{
+	struct free_lease l = {
+		.until = now_ns() + ms * MS,
+		.cookie = cookie,
+		.pfns = PFNS,
+	};
+	struct bpf_map *area = bpf_object__find_map_by_name(p->obj, "area");
+	struct bpf_map *lease = bpf_object__find_map_by_name(p->obj, "lease");
+	__u32 zero = 0;
+
+	if (!area || !lease)
+		return -ENOENT;
+	for (__u32 i = 0; i < AREA_PAGES; i++) {
+		__u64 gfn = GUEST_AREA / VM_PAGE + i + 1;
+
+		if (bpf_map_update_elem(bpf_map__fd(area), &i, &gfn, 0))
+			return -errno;
+	}
+	return bpf_map_update_elem(bpf_map__fd(lease), &zero, &l, 0) ? -errno : 0;
+}
+
+/* skip_free, told of the area that the test's guest keeps; all of its pages are free */
+static inline int skip_up(struct vm *vm, struct pol *p)
+{
+	struct free_head *head = area_head(vm);
+	int ret;
+
+	memset(head, 0, AREA_PAGES * VM_PAGE);
+	memset((char *)head + VM_PAGE + FIRST_GFN / 8, 0xff, PAGES / 8);
+	*head = (struct free_head){ .magic = FREE_MAGIC, .cookie = 0x1234, .pfns = PFNS };
+	ret = pol_load(p, "../bpf/skip_free.bpf.o", "skip_free", "skip_free", getpid());
+	return ret ?: pol_attach(p) ?: area_tell(p, 0x1234, 3600000);
+}
+
+/* --- a VM, in both ways to take the log ------------------------------------ */
+
+FIXTURE(dirty)
+{
+	struct vm vm;
+	struct pol p;
+	int kmsg;
+	uint64_t *dst; /* where a migration copies to */
+};
+
+FIXTURE_VARIANT(dirty)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(dirty, legacy){ .flags = 0 };
+FIXTURE_VARIANT_ADD(dirty, manual){ .flags = VM_MANUAL };
+
+FIXTURE_SETUP(dirty)
+{
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	ASSERT_EQ(0, policies());
+	vm_signals();
+	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP | variant->flags));
+	self->dst = vm_alloc(&self->vm, PAGES * VM_PAGE);
+	ASSERT_NE(NULL, self->dst);
+	ASSERT_EQ(0, vm_warm(&self->vm));
+}
+
+FIXTURE_TEARDOWN(dirty)
+{
+	pol_free(&self->p);
+	vm_free(&self->vm);
+	munmap(self->dst, PAGES * VM_PAGE);
+	EXPECT_NO_SPLAT(self->kmsg);
+	EXPECT_EQ(0, policies());
+}
+
+#endif
