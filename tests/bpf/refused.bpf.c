@@ -87,6 +87,92 @@ struct kvm_throttle_ops write = {
 	.block = (void *)write_block,
 };
 
+/* What another table's ops may call: to read the guest's memory is for harvest(), */
+SEC("struct_ops.s/round")
+void BPF_PROG(read_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+{
+	u64 word;
+
+	kvm_dirty_read(kvm, 0, &word, sizeof(word));
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops read_throttle = {
+	.name = "read_throttle",
+	.round = (void *)read_round,
+};
+
+/* ... not even in a table whose struct is of the same size */
+SEC("struct_ops/select")
+s64 BPF_PROG(clock_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
+	     const struct kvm_save_stats *stats)
+{
+	_Static_assert(sizeof(struct kvm_save_ops) == sizeof(struct kvm_dirty_ops), "they are");
+	return kvm_dirty_clock(kvm);
+}
+
+SEC(".struct_ops.link")
+struct kvm_save_ops clock_save = {
+	.name = "clock_save",
+	.select = (void *)clock_select,
+};
+
+/* ... and to count vCPUs is the throttle's. */
+SEC("struct_ops.s/harvest")
+u64 BPF_PROG(vcpus_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+{
+	return kvm_throttle_nr_vcpus(kvm);
+}
+
+SEC(".struct_ops.link")
+struct kvm_dirty_ops vcpus_dirty = {
+	.name = "vcpus_dirty",
+	.harvest = (void *)vcpus_harvest,
+};
+
+/* Taken: what differs in these is the kfunc alone. */
+SEC("struct_ops.s/harvest")
+u64 BPF_PROG(good_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+{
+	u64 word;
+
+	kvm_dirty_read(kvm, 0, &word, sizeof(word));
+	return kvm_dirty_clock(kvm);
+}
+
+SEC(".struct_ops.link")
+struct kvm_dirty_ops good_dirty = {
+	.name = "good_dirty",
+	.harvest = (void *)good_harvest,
+};
+
+/* A read that may sleep in a program that may not */
+SEC("struct_ops/harvest")
+u64 BPF_PROG(awake_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+{
+	u64 word;
+
+	return kvm_dirty_read(kvm, 0, &word, sizeof(word));
+}
+
+SEC(".struct_ops.link")
+struct kvm_dirty_ops awake_dirty = {
+	.name = "awake_dirty",
+	.harvest = (void *)awake_harvest,
+};
+
+/* A VM ends under RCU. */
+SEC("struct_ops.s/end")
+void BPF_PROG(sleepy_end, struct kvm *kvm)
+{
+}
+
+SEC(".struct_ops.link")
+struct kvm_dirty_ops sleepy_dirty = {
+	.name = "sleepy_dirty",
+	.end = (void *)sleepy_end,
+};
+
 /* An op's kfunc in the tool's kind of program, with a pointer got elsewhere. */
 SEC("syscall")
 int syscall_nr_vcpus(struct kvm **ctx)
