@@ -56,8 +56,22 @@ has "^VM $vm, irq: policy noop" "status tells the table's figures of a VM"
 has "^VM $vm, save: policy same_vcpu" "and the other table's"
 has "^ *ID .* KINDS CLASSES RESUMES ASKS SWAPPED KEPT .* CPUID" "and its vCPUs'"
 good "unload it, with its table and VM" unload save:same_vcpu@$vm
+good "load one for its dirty log" load $P/skip_free.bpf.o --vm $vm
+sleep 0.3
+run $K status --vm $vm
+has "^VM $vm, dirty: policy skip_free offered_to 1 harvests [1-9]" "it is asked"
+run $K get dirty:skip_free@$vm no_lease
+[ $code = 0 ] && grep -qx '[1-9][0-9]*' "$tmp/out"; ok "and says that there is no agent" $?
+run $K get dirty:skip_free@$vm skipped
+[ $code = 0 ] && grep -qx 0 "$tmp/out"; ok "and leaves out nothing" $?
+good "unload it" unload skip_free@$vm
 good "unload the VM's, name and VM alone" unload noop@$vm
 good "and the irq policy" unload irq:noop@$vm
+kill $vm
+wait $vm 2>/dev/null
+build/tests/tool/vmhold 1 ring & vm=$!
+for i in $(seq 200); do grep -q "^irq_vm pid=$vm " $STATE && break; sleep 0.1; done
+fails 10 "has a dirty ring" "a VM with a dirty ring" load $P/skip_free.bpf.o --vm $vm
 kill $vm
 good "unload, the name alone" unload run_first
 run $K list

@@ -95,6 +95,12 @@ int link_error(const struct object *o, const char *doing, uint32_t vm, int err)
 				    o->name);
 		return fail(E_PRIV, "run it as root", "cannot %s '%s': not permitted", doing,
 			    o->name);
+	case -EOPNOTSUPP:
+		return fail(
+			E_REFUSED,
+			"run the VMM without a dirty ring; a protected guest cannot have one",
+			"cannot %s '%s': %s has a dirty ring, which is read past KVM, or memory that KVM may not read",
+			doing, o->name, place);
 	case -EINVAL:
 		return fail(E_REFUSED, "check .flags of its table, and dmesg",
 			    "cannot %s '%s': the kernel finds its table invalid", doing, o->name);

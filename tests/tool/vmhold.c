@@ -3,7 +3,7 @@
  * A VM for the tests of the tool: two vCPUs, of which 0 writes page after page
  * under dirty logging and 1 computes, until killed.
  *
- *   vmhold [NR_VMS]      prints "ready" when all of them run
+ *   vmhold [NR_VMS [ring]]   prints "ready" when all of them run; with dirty rings
  */
 #include <stdio.h>
 
@@ -15,9 +15,9 @@
 
 static struct vm vms[VMS_MAX];
 
-static int start(struct vm *vm)
+static int start(struct vm *vm, unsigned int flags)
 {
-	int ret = vm_create(vm, 2, PAGES, VM_IRQCHIP | VM_LOG);
+	int ret = vm_create(vm, 2, PAGES, VM_IRQCHIP | VM_LOG | flags);
 
 	if (ret)
 		return ret;
@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 	if (n < 1 || n > VMS_MAX)
 		return 2;
 	for (int i = 0; i < n; i++) {
-		int ret = start(&vms[i]);
+		int ret = start(&vms[i], argc > 2 ? VM_RING : 0);
 
 		if (ret) {
 			fprintf(stderr, "vmhold: cannot start a VM: %s\n", strerror(-ret));
@@ -47,7 +47,7 @@ int main(int argc, char **argv)
 	for (;;) {
 		sleep_ms(HARVEST_MS);
 		for (int i = 0; i < n; i++) {
-			int ret = vm_harvest(&vms[i]);
+			int ret = harvest(&vms[i]);
 
 			if (ret < 0) {
 				fprintf(stderr, "vmhold: cannot harvest: %s\n", strerror(-ret));
