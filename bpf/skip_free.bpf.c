@@ -64,6 +64,12 @@ struct {
 /* The area that was used last, and where the guest's clock was when it first was */
 static u64 used_cookie, used_clock;
 
+/* Loaded for every VM, it may be asked by several at once. */
+static void count(u64 *counter, u64 n)
+{
+	__sync_fetch_and_add(counter, n);
+}
+
 static u64 popcount(u64 v)
 {
 	v -= (v >> 1) & 0x5555555555555555;
@@ -95,7 +101,7 @@ static bool area_good(struct kvm *kvm, const struct free_lease *l, struct free_h
 
 	if (!gpa || kvm_dirty_read(kvm, gpa, head, sizeof(*head)) || head->magic != FREE_MAGIC ||
 	    head->cookie != l->cookie || head->pfns != l->pfns) {
-		foreign++;
+		count(&foreign, 1);
 		return false;
 	}
 
@@ -105,7 +111,7 @@ static bool area_good(struct kvm *kvm, const struct free_lease *l, struct free_h
 		used_clock = clock;
 	}
 	if (clock != used_clock) {
-		rebooted++;
+		count(&rebooted, 1);
 		return false;
 	}
 	return true;
@@ -121,7 +127,7 @@ static u64 free_pages(struct kvm *kvm, u64 gfn)
 
 	l = bpf_map_lookup_elem(&lease, &zero);
 	if (!l || (s64)(*(volatile u64 *)&l->until - now) <= 0) {
-		no_lease++;
+		count(&no_lease, 1);
 		return 0;
 	}
 	if (gfn >= l->pfns || !area_good(kvm, l, &head))
@@ -134,7 +140,7 @@ static u64 free_pages(struct kvm *kvm, u64 gfn)
 		word &= (1ULL << (l->pfns - gfn)) - 1;
 
 	if (head.seq & 1 || !area_good(kvm, l, &after) || after.seq != head.seq) {
-		scanned++;
+		count(&scanned, 1);
 		return 0;
 	}
 	return word;
@@ -145,7 +151,7 @@ u64 BPF_PROG(skip_free_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 {
 	u64 out = mask & free_pages(kvm, gfn), *was, before;
 
-	words++;
+	count(&words, 1);
 	was = bpf_map_lookup_elem(&left_out, &gfn);
 	before = was ? *was : 0;
 	if (was && !out)
@@ -153,12 +159,12 @@ u64 BPF_PROG(skip_free_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 	else if (was)
 		*was = out;
 	else if (out && bpf_map_update_elem(&left_out, &gfn, &out, BPF_ANY))
-		unheld += popcount(out);
+		count(&unheld, popcount(out));
 
-	skipped += popcount(out & ~before);
-	sent += popcount(mask & ~out);
-	taken_back += popcount(before & mask & ~out);
-	held += popcount(out) - popcount(before);
+	count(&skipped, popcount(out & ~before));
+	count(&sent, popcount(mask & ~out));
+	count(&taken_back, popcount(before & mask & ~out));
+	count(&held, popcount(out) - popcount(before));
 	return mask & ~out;
 }
 
