@@ -105,9 +105,14 @@ static inline void pol_free(struct pol *p)
 	p->obj = NULL;
 }
 
+static inline int dirty_policies(void)
+{
+	return table_policies("dirty");
+}
+
 static inline uint64_t counter(struct pol *p, const char *name)
 {
-	volatile uint64_t *v = ext_global(p->obj, ".bss", p->bss, name);
+	volatile uint64_t *v = ext_variable(p->obj, ".bss", name);
 
 	return v ? *v : ~0ULL;
 }
@@ -201,7 +206,7 @@ FIXTURE_SETUP(dirty)
 {
 	self->kmsg = kmsg_open();
 	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_EQ(0, dirty_policies());
 	vm_signals();
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP | variant->flags));
 	self->dst = vm_alloc(&self->vm, PAGES * VM_PAGE);
@@ -215,7 +220,7 @@ FIXTURE_TEARDOWN(dirty)
 	vm_free(&self->vm);
 	munmap(self->dst, PAGES * VM_PAGE);
 	EXPECT_NO_SPLAT(self->kmsg);
-	EXPECT_EQ(0, policies());
+	EXPECT_EQ(0, dirty_policies());
 }
 
 #endif
