@@ -143,7 +143,7 @@ CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
 # What of bpf/ is a part of the tool, no policy.
-tool_bpf := mark top dirty trace hist steer
+tool_bpf := mark top dirty trace hist steer guest
 USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz
 user_src := $(wildcard user/*.c)
 user_obj := $(user_src:%.c=build/%.o)

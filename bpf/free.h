@@ -9,16 +9,22 @@
  * On the line, each message a line of ASCII:
  *
  *   host:  register            where is the area?
+ *   host:  beat N              is it still to be trusted?
  *   host:  scan                look for free pages that the hooks did not see
  *   host:  zero KEEP           take all free memory but KEEP MiB once, so that it is zero
  *   guest: area 1 COOKIE PFNS PAGES   followed by one line "gfn FIRST COUNT" for each run
  *                              of the area's pages in order, and "end"
- *   guest: alive COOKIE        every FREE_BEAT_MS while the area may be trusted
+ *   guest: alive COOKIE N      yes
+ *   guest: scanned PAGES       "scan" is done, and found so many
  *   guest: zeroed PAGES        "zero" is done
  *   guest: refused REASON      why there is no area, for people
  *   guest: bye COOKIE          the area is not to be trusted any more
  *
- * Numbers are decimal, COOKIE is hexadecimal.
+ * Numbers are decimal, COOKIE is hexadecimal.  What is not understood is passed over.
+ *
+ * The area is trusted for FREE_LEASE_MS from when the "beat" was sent that was answered: a word of the
+ * guest's own may have waited in buffers for any time.  An area that has been withdrawn, by the agent or by
+ * the guest's kernel before it starts another or reads back a hibernation image, has @magic 0 for good.
  */
 #ifndef __KVMEXT_FREE_H
 #define __KVMEXT_FREE_H
@@ -28,8 +34,8 @@
 #define FREE_PAGE_BITS (4096 * 8)
 /* 2 TiB of guest memory */
 #define FREE_AREA_PAGES (1 + 16384)
+/* How often the host asks, and how long it trusts the area after an answer's question */
 #define FREE_BEAT_MS 250
-/* So long the area is trusted after the guest's last word. */
 #define FREE_LEASE_MS 1000
 
 /**

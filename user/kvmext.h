@@ -84,6 +84,7 @@ enum {
 int cmd_dirty(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_get(int argc, char **argv);
+int cmd_guest(int argc, char **argv);
 int cmd_hist(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_load(int argc, char **argv);
