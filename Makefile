@@ -180,6 +180,9 @@ build/tests/tool/vmcrowd: build/bpf/top.skel.h
 # The guest that gets packets, and who sends them.
 test_progs += build/tests/steer/guest build/tests/steer/ping
 build/tests/steer/guest: TEST_CFLAGS += -static
+# The guest whose free pages are told.
+test_progs += build/tests/free/guest
+build/tests/free/guest: TEST_CFLAGS += -static
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * guest - init of a guest whose free pages are told to the host.
+ *
+ * It mounts what kvmext wants, loads /m/NAME for each NAME in /m/order and obeys lines on the serial
+ * line; each is answered by a line "guest: done NAME ..." (or "guest: error ..."):
+ *
+ *   agent [ARG...]      kvmext guest ARG..., in the background
+ *   signal N            to that, and the wait for its end
+ *   exec PROGRAM ARG..  and its exit status
+ *   write FILE TEXT     into a file of sysfs or procfs
+ *   stat                free pages, as /proc/zoneinfo has them
+ *   anon, thp, file, spawn N   N MiB (processes) at once taken, written and freed
+ *   hold N              N MiB that are kept, with contents to verify
+ *   storm N             N threads that take, check, write and free memory, from here on
+ *   build N             N processes that do what a build does, from here on
+ *   calm                storm and build end
+ *   verify              every page that is held is looked at; what was wrong so far
+ *
+ * A page that is taken must be zero; one that was written must be what was written, also on
+ * the other side of a migration.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "../init.h"
+
+#define PAGE 4096
+#define MIB (1ul << 20)
+#define WORDS 32
+#define BUILDS 8
+#define TOOL "/kvmext"
+
+static pid_t agent, builds[BUILDS];
+static atomic_int storming;
+static _Atomic uint64_t pages, bad, not_zero;
+static uint64_t *held;
+static uint64_t held_pages;
+
+/* --- memory whose contents are known --- */
+
+static uint64_t word(uint64_t seed, uint64_t page, int i)
+{
+	uint64_t x = seed * 0x9e3779b97f4a7c15ull + page * 0xbf58476d1ce4e5b9ull + i;
+
+	x ^= x >> 31;
+	return x * 0x94d049bb133111ebull | 1;
+}
+
+static void *take(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* Every 8th word, the first and the last among them: what is lost is lost by the page. */
+static void fill(uint64_t *p, uint64_t n, uint64_t seed)
+{
+	for (uint64_t k = 0; k < n; k++, p += PAGE / 8) {
+		for (int i = 0; i < PAGE / 8; i += 8)
+			p[i] = word(seed, k, i);
+		p[PAGE / 8 - 1] = word(seed, k, PAGE / 8 - 1);
+	}
+}
+
+static void check(const uint64_t *p, uint64_t n, uint64_t seed)
+{
+	for (uint64_t k = 0; k < n; k++, p += PAGE / 8) {
+		int wrong = p[PAGE / 8 - 1] != word(seed, k, PAGE / 8 - 1);
+
+		for (int i = 0; i < PAGE / 8; i += 8)
+			wrong |= p[i] != word(seed, k, i);
+		bad += wrong;
+	}
+	pages += n;
+}
+
+static void check_zero(const uint64_t *p, uint64_t n)
+{
+	for (uint64_t k = 0; k < n; k++, p += PAGE / 8) {
+		uint64_t any = 0;
+
+		for (int i = 0; i < PAGE / 8; i += 8)
+			any |= p[i] | p[i + 7];
+		not_zero += !!any;
+	}
+}
+
+/* --- storms --- */
+
+static void once(uint64_t n, uint64_t seed, int huge)
+{
+	uint64_t *p = take(n * PAGE);
+
+	if (!p)
+		return;
+	madvise(p, n * PAGE, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	check_zero(p, n);
+	fill(p, n, seed);
+	check(p, n, seed);
+	munmap(p, n * PAGE);
+}
+
+static void *storm(void *arg)
+{
+	uint64_t seed = (uintptr_t)arg << 32, r = (uintptr_t)arg;
+	struct {
+		uint64_t *p, n, seed;
+	} kept[64] = {};
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((uintptr_t)arg % sysconf(_SC_NPROCESSORS_ONLN), &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	while (storming) {
+		int k = (r = r * 6364136223846793005ull + 1442695040888963407ull) >> 58;
+		uint64_t n = 1 + (r >> 40) % 256;
+
+		/* What was written some time ago, before a switch-over maybe */
+		if (kept[k].p) {
+			check(kept[k].p, kept[k].n, kept[k].seed);
+			munmap(kept[k].p, kept[k].n * PAGE);
+		}
+		kept[k].p = take(n * PAGE);
+		kept[k].n = n;
+		kept[k].seed = ++seed;
+		if (!kept[k].p)
+			continue;
+		madvise(kept[k].p, n * PAGE, MADV_NOHUGEPAGE);
+		check_zero(kept[k].p, n);
+		fill(kept[k].p, n, seed);
+	}
+	for (int k = 0; k < 64; k++)
+		if (kept[k].p) {
+			check(kept[k].p, kept[k].n, kept[k].seed);
+			munmap(kept[k].p, kept[k].n * PAGE);
+		}
+	return NULL;
+}
+
+static pthread_t threads[64];
+static int nr_threads;
+
+static void storm_begin(int n)
+{
+	storming = 1;
+	for (; nr_threads < n && nr_threads < 64; nr_threads++)
+		if (pthread_create(&threads[nr_threads], NULL, storm,
+				   (void *)(uintptr_t)(nr_threads + 1)))
+			die("starting a thread");
+}
+
+/* One file of a source tree compiled: a process, some MiB, a file that is read and one that is written */
+static void compile(int seed)
+{
+	char name[64], buf[16384];
+	pid_t pid = fork();
+	int fd;
+
+	if (!pid) {
+		execl("/init", "init", "compile", NULL);
+		_exit(1);
+	}
+	snprintf(name, sizeof(name), "/tmp/%d.%d", getpid(), seed % 64);
+	fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
+	memset(buf, seed, sizeof(buf));
+	for (int i = 0; i < 8; i++)
+		if (write(fd, buf, sizeof(buf)) < 0)
+			break;
+	close(fd);
+	waitpid(pid, NULL, 0);
+}
+
+static void build_begin(int n)
+{
+	for (int i = 0; i < n && i < BUILDS; i++) {
+		builds[i] = fork();
+		if (builds[i])
+			continue;
+		for (int k = 0;; k++)
+			compile(k);
+	}
+}
+
+static void calm(void)
+{
+	storming = 0;
+	while (nr_threads)
+		pthread_join(threads[--nr_threads], NULL);
+	for (int i = 0; i < BUILDS; i++)
+		if (builds[i] > 0) {
+			kill(builds[i], SIGKILL);
+			waitpid(builds[i], NULL, 0);
+			builds[i] = 0;
+		}
+	while (waitpid(-1, NULL, WNOHANG) > 0)
+		;
+}
+
+/* A child that takes that much and ends */
+static void in_child(void (*fn)(uint64_t), uint64_t n)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		fn(n);
+		_exit(bad || not_zero);
+	}
+	int status = 1;
+
+	waitpid(pid, &status, 0);
+	bad += !!status;
+}
+
+static void anon(uint64_t mib)
+{
+	once(mib * MIB / PAGE, mib, 0);
+}
+
+static void thp(uint64_t mib)
+{
+	once(mib * MIB / PAGE, mib, 1);
+}
+
+static void file(uint64_t mib)
+{
+	static char buf[1 << 16];
+	int fd = open("/tmp/file", O_RDWR | O_CREAT | O_TRUNC, 0644);
+
+	for (uint64_t n = 0; n < mib * 16; n++)
+		if (write(fd, buf, sizeof(buf)) < 0)
+			break;
+	close(fd);
+	unlink("/tmp/file");
+}
+
+static void spawn(uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++)
+		compile(i);
+}
+
+/* --- commands --- */
+
+static int run(char **argv, int wait)
+{
+	int status = -1;
+	pid_t pid = fork();
+
+	if (!pid) {
+		execv(argv[0], argv);
+		_exit(127);
+	}
+	if (!wait)
+		return pid;
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static long free_pages(void)
+{
+	FILE *f = fopen("/proc/zoneinfo", "r");
+	char line[256];
+	long sum = 0, n;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, " nr_free_pages %ld", &n) == 1)
+			sum += n;
+	if (f)
+		fclose(f);
+	return sum;
+}
+
+static void obey(char *line)
+{
+	char *words[WORDS] = {}, *save;
+	long n;
+	int k = 0;
+
+	for (char *w = strtok_r(line, " \r", &save); w && k < WORDS - 2;
+	     w = strtok_r(NULL, " \r", &save))
+		words[k++] = w;
+	if (!k)
+		return;
+	n = words[1] ? atol(words[1]) : 0;
+	if (!strcmp(words[0], "agent")) {
+		char *argv[WORDS] = { TOOL, "guest" };
+
+		memcpy(argv + 2, words + 1, (WORDS - 2) * sizeof(*argv));
+		agent = run(argv, 0);
+	} else if (!strcmp(words[0], "signal")) {
+		int status = 0;
+
+		kill(agent, n);
+		waitpid(agent, &status, 0);
+		n = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	} else if (!strcmp(words[0], "exec")) {
+		n = run(words + 1, 1);
+	} else if (!strcmp(words[0], "write") && k == 3) {
+		int fd = open(words[1], O_WRONLY);
+
+		n = fd < 0 || write(fd, words[2], strlen(words[2])) < 0 ? errno : 0;
+		close(fd);
+	} else if (!strcmp(words[0], "stat")) {
+		n = free_pages();
+	} else if (!strcmp(words[0], "anon")) {
+		in_child(anon, n);
+	} else if (!strcmp(words[0], "thp")) {
+		in_child(thp, n);
+	} else if (!strcmp(words[0], "file")) {
+		in_child(file, n);
+	} else if (!strcmp(words[0], "spawn")) {
+		in_child(spawn, n);
+	} else if (!strcmp(words[0], "hold")) {
+		held_pages = n * MIB / PAGE;
+		held = take(held_pages * PAGE);
+		if (!held)
+			die("taking memory");
+		fill(held, held_pages, 1);
+	} else if (!strcmp(words[0], "storm")) {
+		storm_begin(n);
+	} else if (!strcmp(words[0], "build")) {
+		build_begin(n);
+	} else if (!strcmp(words[0], "calm")) {
+		calm();
+	} else if (!strcmp(words[0], "verify")) {
+		check(held, held_pages, 1);
+	} else if (!strcmp(words[0], "off")) {
+		reboot(RB_POWER_OFF);
+	} else {
+		say("guest: error no command %s\n", words[0]);
+		return;
+	}
+	say("guest: done %s %ld pages=%lu bad=%lu not_zero=%lu\n", words[0], n, pages, bad,
+	    not_zero);
+}
+
+static void modules(void)
+{
+	char name[64], path[80];
+	FILE *f = fopen("/m/order", "r");
+
+	while (f && fscanf(f, "%63s", name) == 1) {
+		int fd;
+
+		snprintf(path, sizeof(path), "/m/%s", name);
+		fd = open(path, O_RDONLY);
+		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+			die(path);
+		close(fd);
+	}
+}
+
+static void mounted(const char *type, const char *where)
+{
+	mkdir(where, 0755);
+	if (mount(type, where, type, 0, NULL) && errno != EBUSY)
+		die(where);
+}
+
+int main(int argc, char **argv)
+{
+	static char line[1024];
+	struct termios t;
+	size_t len = 0;
+
+	if (argc > 1 && !strcmp(argv[1], "compile")) {
+		/* Not zero-filled only: what was written is looked at again. */
+		once(1024, getpid(), 0);
+		return bad || not_zero;
+	}
+	mounted("proc", "/proc");
+	mounted("sysfs", "/sys");
+	mounted("devtmpfs", "/dev");
+	mounted("bpf", "/sys/fs/bpf");
+	mounted("tmpfs", "/tmp");
+	/* raw: nothing is echoed */
+	if (!tcgetattr(0, &t)) {
+		cfmakeraw(&t);
+		t.c_oflag |= OPOST | ONLCR;
+		tcsetattr(0, TCSANOW, &t);
+	}
+	modules();
+	say("guest: up\n");
+	for (;;) {
+		ssize_t n = read(0, line + len, 1);
+
+		if (n != 1)
+			die("reading the serial line");
+		if (line[len] != '\n') {
+			len += len < sizeof(line) - 1;
+			continue;
+		}
+		line[len] = 0;
+		len = 0;
+		obey(line);
+	}
+	(void)argv;
+}
