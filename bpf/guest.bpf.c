@@ -396,6 +396,8 @@ int check(struct guest_region *r)
 {
 	struct look l = { .pfn = r->first, .end = r->end };
 
+	if (!has_pages(l.pfn))
+		return 0;
 	bpf_loop(GUEST_REGION, check_one, &l, 0);
 	r->buddy = l.buddy;
 	r->set = l.set;

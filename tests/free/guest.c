@@ -49,7 +49,7 @@
 
 static pid_t agent, builds[BUILDS];
 static atomic_int storming;
-static _Atomic uint64_t pages, bad, not_zero;
+static _Atomic uint64_t pages, bad, not_zero, killed;
 static uint64_t *held;
 static uint64_t held_pages;
 
@@ -226,7 +226,11 @@ static void in_child(void (*fn)(uint64_t), uint64_t n)
 	int status = 1;
 
 	waitpid(pid, &status, 0);
-	bad += !!status;
+	/* Without memory it is killed, which is nothing to us. */
+	if (WIFEXITED(status))
+		bad += !!WEXITSTATUS(status);
+	else
+		killed++;
 }
 
 static void anon(uint64_t mib)

@@ -1,0 +1,236 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""kvmext guest in a Linux guest; runs in the test machine, prints TAP.
+
+Whatever the guest does with its memory, no page that is in use is ever taken for free, and those that
+are free are known. That is what the tool's own check says, which looks at the kernel's pages; and what
+the host reads in the guest's memory agrees.
+"""
+
+import os
+import re
+import struct
+import sys
+import tempfile
+import time
+
+import lab
+from lab import Failed, Guest, MIB, Port
+
+MAGIC = 0x656572662d74766b
+done = bad = 0
+begun = time.monotonic()
+
+
+def ok(good, text, why=""):
+    global done, bad
+    done += 1
+    bad += not good
+    print(f"{'ok' if good else 'not ok'} {done} - {text}", flush=True)
+    print(f"# {time.monotonic() - begun:.1f} s", file=sys.stderr)
+    if not good:
+        print(f"# {why}", flush=True)
+    return good
+
+
+class Memory:
+    """The guest's memory as the host has it: by a file, which QEMU maps"""
+
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def page(self, gfn):
+        return os.pread(self.fd, 4096, gfn * 4096)
+
+    def head(self, gfns):
+        return struct.unpack("<4Q", self.page(gfns[0])[:32])
+
+    def known(self, gfns):
+        """Frames with a bit"""
+        return sum(bin(int.from_bytes(self.page(g), "little")).count("1") for g in gfns[1:])
+
+
+def checked(guest, what, leak=0):
+    status, said = guest.check()
+    ok(status == 0 and said.get("wrong") == 0 and said.get("not_known", 1 << 40) <= leak,
+       f"{what}: no page in use is taken for free, {said.get('known')} of {said.get('free')} free ones are known",
+       f"exit {status}: {said}")
+    return said
+
+
+def near(a, b, off):
+    return abs(a - b) <= off
+
+
+def until(what):
+    deadline = time.monotonic() + 30 * lab.SLOW
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def agree(guest, mem, gfns):
+    """Free pages as /proc/zoneinfo and the host count them, at one moment if there is one"""
+    for _ in range(20):
+        free, known = guest.do("stat"), mem.known(gfns)
+        if near(free, known, 128):
+            break
+    return free, known
+
+
+def begin(guest, port):
+    since = len(guest.lines)
+    guest.do("agent")
+    guest.wait("frames, .* free ones found", 60, since)
+    cookie, _, gfns = port.register()
+    return cookie, gfns
+
+
+def life(tmp):
+    ram = f"/dev/shm/{os.path.basename(tmp)}.ram"
+    guest = Guest(tmp, mem="512M,slots=2,maxmem=1G", extra=(
+        "-object", f"memory-backend-file,id=ram,size=512M,mem-path={ram},share=on",
+        "-machine", "memory-backend=ram"))
+    mem = Memory(ram)
+    os.unlink(ram)
+    port = Port(guest.sock)
+    try:
+        guest.do("agent")
+        guest.wait("frames, .* free ones found", 60)
+        cookie, pfns, gfns = port.register()
+        magic, mem_cookie, mem_pfns, seq = mem.head(gfns)
+        ok(magic == MAGIC and f"{mem_cookie:x}" == cookie and mem_pfns == pfns and not seq & 1,
+           f"the host finds the area where the agent says, {len(gfns)} pages for {pfns} frames",
+           f"{magic:x} {mem_cookie:x} {cookie} {mem_pfns} {pfns} {seq}")
+        ok(pfns * 4096 >= 5 << 30, "there are bits for memory that may be plugged in", str(pfns))
+        port.beat(cookie, 1)
+        free, known = agree(guest, mem, gfns)
+        ok(near(free, known, 512), f"the host counts {known} free pages, /proc/zoneinfo {free}")
+        checked(guest, "at the start")
+
+        for what in ("anon 40", "thp 100", "file 100", "spawn 10"):
+            guest.do(what)
+            checked(guest, what)
+        guest.do("storm 4")
+        time.sleep(1)
+        checked(guest, "while four threads take and free on two CPUs", leak=1 << 20)
+        guest.do("build 2")
+        for _ in range(2):
+            guest.do("write /proc/sys/vm/compact_memory 1")
+            guest.do("thp 40")
+        checked(guest, "while two build and memory is compacted", leak=1 << 20)
+        guest.do("calm")
+        checked(guest, "when all is calm again")
+
+        hot = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+        guest.do(f"write {hot} 60")
+        used, known = agree(guest, mem, gfns)
+        ok(used < free - 50 * 512 and near(used, known, 512),
+           f"huge pages that are reserved count as in use: {used} are free, {known} known", str(free))
+        checked(guest, "with a pool of huge pages")
+        guest.do(f"write {hot} 0")
+        guest.qmp.cmd("balloon", value=256 * MIB)
+        until(lambda: guest.do("stat") < free - 190 * 256)
+        known = mem.known(gfns)
+        ok(known < free - 190 * 256, f"pages in the balloon are not free: {known} are", str(free))
+        checked(guest, "with a balloon of 256 MiB")
+        guest.qmp.cmd("balloon", value=512 * MIB)
+        until(lambda: guest.do("stat") > free - 60 * 256)
+        checked(guest, "with the balloon gone")
+
+        guest.qmp.cmd("object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": 128 * MIB})
+        guest.qmp.cmd("device_add", driver="pc-dimm", id="dimm", memdev="more")
+        until(lambda: guest.do("stat") > free + 80 * 256)
+        more = mem.known(gfns)
+        ok(more > free + 80 * 256, f"of 128 MiB plugged in the free pages are known: {more}", str(free))
+        guest.do("thp 420")
+        checked(guest, "with memory plugged in")
+        guest.qmp.cmd("device_del", id="dimm")
+        until(lambda: guest.do("stat") < free + 60 * 256)
+        known = mem.known(gfns)
+        ok(known < free + 60 * 256, f"of memory taken out again no page is free: {known} are")
+        checked(guest, "with that memory gone")
+
+        guest.do("signal 9")
+        guest.do("build 2")
+        guest.do("anon 40")
+        checked(guest, "with the agent killed by -9", leak=1 << 20)
+        guest.do("calm")
+        guest.do("agent")
+        guest.wait("goes on with", 60)
+        again, _, there = port.register()
+        ok(again == cookie and there == gfns, "the next one goes on with the same area", f"{again} {cookie}")
+        checked(guest, "and after that")
+        port.close()
+        time.sleep(0.5)
+        port = Port(guest.sock)
+        port.beat(cookie, 77)
+        ok(True, "a host that comes anew is answered")
+
+        port.say("zero 100")
+        zeroed = int(port.line("^zeroed", 60)[-1].split()[1])
+        free = guest.do("stat")
+        ok(zeroed * 4096 > 100 * MIB, f"{zeroed} free pages were zeroed")
+        blank = bytes(4096)
+        zero = sum(mem.page(g) == blank for g in range(4096, 512 * 256))
+        ok(zero > zeroed * 0.9, f"the host finds {zero} pages of zeroes", f"of {zeroed}")
+        checked(guest, "after zeroing")
+
+        guest.do("write /sys/power/state disk")
+        said = port.line("^refused")
+        ok(f"bye {cookie}" in said and mem.head(gfns)[0] == 0 and mem.head(gfns)[3] & 1,
+           "a guest that hibernates has withdrawn the area before", f"{said}")
+        guest.do("signal 0")
+        status, said = guest.check()
+        ok(status == 4, "and nothing is left of it", f"{status} {said}")
+
+        cookie2, gfns = begin(guest, port)
+        ok(cookie2 != cookie, "a new agent has a new area")
+        guest.do("signal 15")
+        said = port.line("^bye")
+        ok(said[-1] == f"bye {cookie2}" and mem.head(gfns)[0] == 0, "an agent that ends says so, and withdraws it")
+        _, gfns = begin(guest, port)
+        status, said = guest.tool("guest", "--stop")
+        ok(status == 0 and mem.head(gfns)[0] != MAGIC and guest.do("signal 0") == 0,
+           "--stop ends agent and area", f"{status} {said}")
+        begin(guest, port)
+        guest.do("write /proc/sys/kernel/ftrace_enabled 0")
+        said = port.line("^refused")
+        ok("tracing" in said[-1], "with function tracing off it is withdrawn, and the host told why", f"{said}")
+        guest.do("signal 0")
+        ok(not guest.counts["bad"] and not guest.counts["not_zero"], "the guest's memory was right all along",
+           str(guest.counts))
+    except Failed as err:
+        ok(False, "the guest and its agent work", f"{err}; {guest.lines[-12:]}")
+    finally:
+        guest.kill()
+
+
+def refused(tmp):
+    for append, reason in (("init_on_free=1", "init_on_free"), ("page_poison=1", "page_poison")):
+        guest = Guest(tmp, name=append[:6], mem="256M", append=append)
+        try:
+            port = Port(guest.sock)
+            # The port is open before the agent looks: so it is told.
+            status, said = guest.tool("guest")
+            told = port.line("^refused")
+            ok(status == 4 and reason in said and reason in told[-1],
+               f"a guest with {append} is refused, and the host told why", f"{status} {said} {told}")
+        except Failed as err:
+            ok(False, f"a guest with {append} is refused", str(err))
+        finally:
+            guest.kill()
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="free.") as tmp:
+        try:
+            life(tmp)
+            refused(tmp)
+        except Failed as err:
+            ok(False, "a guest runs", str(err))
+    print(f"1..{done}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
