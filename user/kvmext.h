@@ -85,6 +85,7 @@ int cmd_dirty(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_get(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
+int cmd_hint(int argc, char **argv);
 int cmd_hist(int argc, char **argv);
 int cmd_list(int argc, char **argv);
 int cmd_load(int argc, char **argv);
@@ -504,6 +505,8 @@ struct inside {
 };
 
 int policy_inside(const struct policy *p, struct inside *in);
+/* policy_map - a descriptor of its map of that name (or section, with its dot), or -1 */
+int policy_map(const struct policy *p, const char *name);
 
 /* --- vms.c: VMs and vCPUs as bpf/top.bpf.c counts them --- */
 

@@ -20,7 +20,7 @@ static const struct {
 	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
 	{ "doctor", cmd_doctor }, { "top", cmd_top },	    { "dirty", cmd_dirty },
 	{ "trace", cmd_trace },	  { "hist", cmd_hist },	    { "steer", cmd_steer },
-	{ "guest", cmd_guest },
+	{ "guest", cmd_guest },	  { "hint", cmd_hint },
 };
 
 /* The argument that argp could not make sense of. */
@@ -158,6 +158,7 @@ static const char top_doc[] =
 	"  trace [EVENT...]                      what KVM does, event by event\n"
 	"  hist WHAT                             how long it takes, as a histogram\n"
 	"  steer --vm PID TAP                    packets to a queue whose vCPU runs\n"
+	"  hint --vm PID --port SOCKET           what a guest does not use is not sent\n"
 	"  guest                                 in a guest: tell the host what is free\n"
 	"  doctor                                what this machine has and lacks\n"
 	"\n"

@@ -199,7 +199,30 @@ static int map_with_suffix(const uint32_t *ids, uint32_t n, const char *suffix)
 	return -1;
 }
 
-static void maps_of_prog(uint32_t id, int fds[VAR_KINDS], uint32_t *btf_id)
+/* What is looked for among a policy's maps: its sections, or one by its name */
+struct wanted {
+	int *fds;
+	uint32_t btf_id;
+	const char *name;
+	int fd;
+};
+
+static int map_named(const uint32_t *ids, uint32_t n, const char *name)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		int fd = bpf_map_get_fd_by_id(ids[i]);
+		struct bpf_map_info info = {};
+		uint32_t len = sizeof(info);
+
+		if (fd >= 0 && !bpf_map_get_info_by_fd(fd, &info, &len) && !strcmp(info.name, name))
+			return fd;
+		if (fd >= 0)
+			close(fd);
+	}
+	return -1;
+}
+
+static void maps_of_prog(uint32_t id, struct wanted *w)
 {
 	struct bpf_prog_info info = {};
 	uint32_t ids[64], len = sizeof(info);
@@ -212,16 +235,19 @@ static void maps_of_prog(uint32_t id, int fds[VAR_KINDS], uint32_t *btf_id)
 	if (!bpf_prog_get_info_by_fd(prog, &info, &len)) {
 		uint32_t n = info.nr_map_ids < ARRAY_SIZE(ids) ? info.nr_map_ids : ARRAY_SIZE(ids);
 
-		*btf_id = info.btf_id;
-		for (int k = 0; k < VAR_KINDS; k++)
-			if (fds[k] < 0)
-				fds[k] = map_with_suffix(ids, n, section_names[k]);
+		w->btf_id = info.btf_id;
+		for (int k = 0; w->fds && k < VAR_KINDS; k++)
+			if (w->fds[k] < 0)
+				w->fds[k] = map_with_suffix(ids, n, section_names[k]);
+		if (w->name && w->fd < 0)
+			w->fd = *w->name == '.' ? map_with_suffix(ids, n, w->name) :
+						  map_named(ids, n, w->name);
 	}
 	close(prog);
 }
 
 /* Reading a table gives the ids of its programs in the place of pointers. */
-static void maps_of_table(const char *table, const char *val, int fds[VAR_KINDS], uint32_t *btf_id)
+static void maps_of_table(const char *table, const char *val, struct wanted *w)
 {
 	for (int i = 0; table && i < nr_tables; i++) {
 		struct table_ops ops;
@@ -233,13 +259,13 @@ static void maps_of_table(const char *table, const char *val, int fds[VAR_KINDS]
 
 			memcpy(&id, val + ops.off[j], sizeof(id));
 			if (id && id <= UINT32_MAX)
-				maps_of_prog(id, fds, btf_id);
+				maps_of_prog(id, w);
 		}
 	}
 }
 
 /* The sections' maps and BTF of a policy that others pinned or hold. */
-static void maps_of_link(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
+static void maps_of_link(const struct policy *p, struct wanted *w)
 {
 	char val[1024] = {};
 	struct bpf_map_info minfo = {};
@@ -255,7 +281,7 @@ static void maps_of_link(const struct policy *p, int fds[VAR_KINDS], uint32_t *b
 	len = sizeof(minfo);
 	if (map >= 0 && !bpf_map_get_info_by_fd(map, &minfo, &len) &&
 	    minfo.value_size <= sizeof(val) && !bpf_map_lookup_elem(map, &zero, val))
-		maps_of_table(rec_str(p->rec, "table"), val, fds, btf_id);
+		maps_of_table(rec_str(p->rec, "table"), val, w);
 	if (map >= 0)
 		close(map);
 }
@@ -275,8 +301,20 @@ static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *b
 		if (fds[k] >= 0)
 			found = true;
 	}
-	if (!found)
-		maps_of_link(p, fds, btf_id);
+	if (!found) {
+		struct wanted w = { .fds = fds };
+
+		maps_of_link(p, &w);
+		*btf_id = w.btf_id;
+	}
+}
+
+int policy_map(const struct policy *p, const char *name)
+{
+	struct wanted w = { .name = name, .fd = -1 };
+
+	maps_of_link(p, &w);
+	return w.fd;
 }
 
 int policy_inside(const struct policy *p, struct inside *in)

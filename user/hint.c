@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * kvmext hint: on the host, tells the policy skip_free where a guest keeps its bitmap of free pages,
+ * and for how long that is to be believed.
+ *
+ * The guest is not believed more than it must be: what it says is only where to read in its own
+ * memory, so that one that lies loses its own pages.
+ */
+#include "hook.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "bpf/free.h"
+
+#define POLICY "skip_free"
+#define BEATS 16
+#define ASK_NS 1000000000ull
+/* So long without a harvest, and the next one is that of another migration. */
+#define QUIET_NS 10000000000ull
+#define SHOW_NS 2000000000ull
+#define BEAT_NS (FREE_BEAT_MS * 1000000ull)
+#define LEASE_NS (FREE_LEASE_MS * 1000000ull)
+/* Of a physical address */
+#define GFN_BITS 40
+
+enum { OPT_SOCKET = 0x300, OPT_ZERO };
+
+struct hint_args {
+	struct run run;
+	const char *port;
+	int64_t zero;
+};
+
+enum hint_state { S_ASKED, S_TRUSTED, S_SILENT, S_REFUSED, S_GONE };
+
+static const char *const state_names[] = {
+	[S_ASKED] = "asked",	 [S_TRUSTED] = "trusted", [S_SILENT] = "silent",
+	[S_REFUSED] = "refused", [S_GONE] = "gone",
+};
+
+struct hint {
+	const struct hint_args *a;
+	int sock;
+	int area_fd, bss_fd;
+	volatile struct free_lease *lease;
+	enum hint_state state;
+	struct vars vars;
+	char *bss;
+	size_t bss_size;
+	/* What came, up to a line's end */
+	char in[65536];
+	size_t len;
+	/* The area, and one that is being told */
+	uint64_t cookie, pfns;
+	uint64_t new_cookie, new_pfns;
+	uint32_t new_pages, got;
+	uint64_t *gfns;
+	/* beats that may still be answered */
+	uint64_t beat, sent_ns[BEATS];
+	uint64_t next_beat, next_ask, asked_ns, next_show;
+	uint64_t words, words_ns;
+	uint64_t shown;
+	bool zero_sent;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct hint_args *a = state->input;
+	char *end;
+
+	switch (key) {
+	case OPT_SOCKET:
+		if (!*arg || strlen(arg) >= sizeof(((struct sockaddr_un *)0)->sun_path))
+			return fail_usage("hint", "'%s' is no path of a socket", arg), EINVAL;
+		a->port = arg;
+		return 0;
+	case OPT_ZERO:
+		errno = 0;
+		a->zero = strtol(arg, &end, 10);
+		if (*end || end == arg || errno || a->zero < 0 || a->zero > 1 << 30)
+			return fail_usage("hint", "'%s' is no number of MiB", arg), EINVAL;
+		return 0;
+	case ARGP_KEY_ARG:
+		return fail_usage("hint", "'%s' is not expected", arg), EINVAL;
+	case ARGP_KEY_END:
+		if (!a->run.filter.vm)
+			return fail_usage("hint", "--vm PID is needed"), EINVAL;
+		if (!a->port)
+			return fail_usage("hint", "--port SOCKET is needed"), EINVAL;
+		return 0;
+	}
+	return run_option(&a->run, key, arg);
+}
+
+static const struct argp_option options[] = {
+	{ "vm", OPT_VM, "PID", 0, "the VM, by its VMM's process id", 0 },
+	{ "port", OPT_SOCKET, "SOCKET", 0, "the host's end of the guest's port " FREE_PORT, 0 },
+	{ "zero", OPT_ZERO, "MIB", 0,
+	  "have the guest zero its free memory but that much, which is sent as zeroes then", 0 },
+	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
+	{}
+};
+
+/* --- what people see ------------------------------------------------------------------------- */
+
+static uint64_t counter(const struct hint *h, const char *name)
+{
+	struct var *v = vars_find(&h->vars, name);
+
+	return v && h->bss && v->off + v->size <= h->bss_size ? (uint64_t)var_load(v, h->bss) : 0;
+}
+
+static void look(struct hint *h)
+{
+	uint32_t zero = 0;
+
+	if (h->bss)
+		bpf_map_lookup_elem(h->bss_fd, &zero, h->bss);
+}
+
+static void show(struct hint *h, const char *event, const char *reason, int64_t pages)
+{
+	look(h);
+	if (g.json) {
+		j_open(NULL, '{');
+		j_str("event", event);
+		j_num("vm", h->a->run.filter.vm);
+		j_str("state", state_names[h->state]);
+		j_real("seconds", run_seconds(&h->a->run));
+		j_num("frames", h->pfns);
+		j_num("skipped", counter(h, "skipped"));
+		j_num("sent", counter(h, "sent"));
+		j_num("taken_back", counter(h, "taken_back"));
+		if (pages >= 0)
+			j_num("pages", pages);
+		if (reason)
+			j_str("reason", reason);
+		j_close('}');
+	}
+	fflush(stdout);
+}
+
+static void set_state(struct hint *h, enum hint_state s, const char *text)
+{
+	if (h->state == s)
+		return;
+	h->state = s;
+	say("%s", text);
+	show(h, "state", s == S_TRUSTED ? NULL : text, -1);
+}
+
+/* --- the policy -------------------------------------------------------------------------------- */
+
+/* The one for this VM, else that for all */
+static int find_policy(const struct policies *ps, uint32_t vm, struct policy **out)
+{
+	*out = NULL;
+	for (int i = 0; i < ps->n; i++) {
+		const char *table = rec_str(ps->p[i].rec, "table");
+		const char *name = rec_str(ps->p[i].rec, "name");
+		const char *state = rec_str(ps->p[i].rec, "state");
+
+		if (!table || strcmp(table, "dirty") || !name || strcmp(name, POLICY) || !state ||
+		    strcmp(state, "active"))
+			continue;
+		if (ps->p[i].vm == vm || (!ps->p[i].vm && !*out))
+			*out = &ps->p[i];
+	}
+	if (*out)
+		return OK;
+	return fail(E_POLICY, str("kvmext load skip_free.bpf.o --vm %u", vm),
+		    "no policy '" POLICY "' is loaded for VM %u", vm);
+}
+
+static int open_policy(struct hint *h)
+{
+	struct bpf_map_info info = {};
+	uint32_t len = sizeof(info);
+	struct policies ps;
+	struct policy *p;
+	struct inside in;
+	char *path;
+	int ret, fd;
+
+	ret = policies_read(&ps);
+	if (ret == OK)
+		ret = find_policy(&ps, h->a->run.filter.vm, &p);
+	if (ret == OK)
+		ret = policy_inside(p, &in);
+	if (ret != OK)
+		return ret;
+	h->vars = in.vars;
+	h->area_fd = policy_map(p, "area");
+	fd = policy_map(p, "lease");
+	h->bss_fd = policy_map(p, ".bss");
+	if (h->area_fd < 0 || fd < 0)
+		return fail(E_OBJECT, "load the one of this version",
+			    "policy '%s' has no maps 'area' and 'lease'", p->instance);
+	h->lease = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (h->lease == MAP_FAILED)
+		return fail(E_INTERNAL, NULL, "cannot map '%s' of '%s': %s", "lease", p->instance,
+			    strerror(errno));
+	if (h->bss_fd >= 0 && !bpf_map_get_info_by_fd(h->bss_fd, &info, &len)) {
+		h->bss = calloc(1, (info.value_size + 7) & ~7u);
+		h->bss_size = h->bss ? info.value_size : 0;
+	}
+	/* It has one area, so one of us. /run is root's. */
+	path = str("/run/kvmext.hint.%u", p->link_id);
+	fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return fail(E_INTERNAL, "it is a lock", "cannot open %s: %s", path,
+			    strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		return fail(E_CONFLICT, "end that first", "another kvmext hint serves '%s'",
+			    p->instance);
+	return OK;
+}
+
+/* Not to be believed from here on. */
+static void end_lease(struct hint *h)
+{
+	__atomic_store_n(&h->lease->until, 0, __ATOMIC_SEQ_CST);
+}
+
+static void publish(struct hint *h)
+{
+	end_lease(h);
+	__atomic_store_n(&h->lease->cookie, 0, __ATOMIC_SEQ_CST);
+	for (uint32_t i = 0; i < FREE_AREA_PAGES; i++) {
+		uint64_t val = i < h->new_pages ? h->gfns[i] + 1 : 0, old = 0;
+
+		if (i >= h->new_pages && !bpf_map_lookup_elem(h->area_fd, &i, &old) && !old)
+			break;
+		if (bpf_map_update_elem(h->area_fd, &i, &val, 0))
+			return;
+	}
+	h->cookie = h->new_cookie;
+	h->pfns = h->new_pfns;
+	__atomic_store_n(&h->lease->pfns, h->pfns, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&h->lease->cookie, h->cookie, __ATOMIC_SEQ_CST);
+	h->next_beat = 0;
+}
+
+/* --- the guest --------------------------------------------------------------------------------------- */
+
+static int join(const char *path, int *fd)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	strcpy(addr.sun_path, path);
+	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (*fd < 0 || connect(*fd, (struct sockaddr *)&addr, sizeof(addr)) ||
+	    fcntl(*fd, F_SETFL, O_NONBLOCK))
+		return fail(
+			E_ENV,
+			"QEMU: -chardev socket,path=SOCKET,server=on,wait=off and a virtserialport "
+			"with name=" FREE_PORT,
+			"cannot connect to %s: %s", path, strerror(errno));
+	return OK;
+}
+
+/* What does not get through is asked again. */
+static void tell(const struct hint *h, const char *text)
+{
+	if (send(h->sock, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		errno = 0;
+}
+
+static void heard_area(struct hint *h, const char *line)
+{
+	uint64_t first, count;
+
+	if (sscanf(line, "area 1 %" SCNx64 " %" SCNu64 " %u", &h->new_cookie, &h->new_pfns,
+		   &h->new_pages) == 3) {
+		h->got = 0;
+		if (!h->new_cookie || h->new_pages < 2 || h->new_pages > FREE_AREA_PAGES ||
+		    h->new_pfns > (h->new_pages - 1ull) * FREE_PAGE_BITS)
+			h->new_pages = 0;
+	} else if (sscanf(line, "gfn %" SCNu64 " %" SCNu64, &first, &count) == 2) {
+		if (!first || first >> GFN_BITS || count > h->new_pages - h->got)
+			h->new_pages = h->got = 0;
+		for (uint64_t i = 0; i < count && h->got < h->new_pages; i++)
+			h->gfns[h->got++] = first + i;
+	} else if (!strcmp(line, "end") && h->new_pages && h->got == h->new_pages) {
+		h->got = h->new_pages;
+		publish(h);
+		h->new_pages = h->got = 0;
+	}
+}
+
+static void heard_alive(struct hint *h, uint64_t cookie, uint64_t n)
+{
+	uint64_t until;
+
+	if (cookie != h->cookie) {
+		/* Another area than we know of */
+		h->next_ask = 0;
+		h->cookie = 0;
+		end_lease(h);
+		return;
+	}
+	if (!cookie || n > h->beat || n + BEATS <= h->beat || !h->sent_ns[n % BEATS])
+		return;
+	until = h->sent_ns[n % BEATS] + LEASE_NS;
+	if (until <= clock_ns() || until <= h->lease->until)
+		return;
+	__atomic_store_n(&h->lease->until, until, __ATOMIC_SEQ_CST);
+	set_state(h, S_TRUSTED, "the guest tells its free pages");
+}
+
+static void heard(struct hint *h, char *line)
+{
+	uint64_t cookie, n;
+
+	printable(line, "");
+	if (sscanf(line, "alive %" SCNx64 " %" SCNu64, &cookie, &n) == 2) {
+		heard_alive(h, cookie, n);
+	} else if (sscanf(line, "bye %" SCNx64, &cookie) == 1) {
+		end_lease(h);
+		h->cookie = 0;
+		set_state(h, S_GONE, "the guest's agent has ended");
+	} else if (!strncmp(line, "refused ", 8)) {
+		end_lease(h);
+		h->cookie = 0;
+		h->state = S_ASKED;
+		set_state(h, S_REFUSED, str("the guest refuses: %s", line + 8));
+	} else if (sscanf(line, "zeroed %" SCNu64, &n) == 1) {
+		say("the guest has zeroed %" PRIu64 " free pages", n);
+		show(h, "zeroed", NULL, n);
+	} else if (sscanf(line, "scanned %" SCNu64, &n) == 1) {
+		show(h, "scanned", NULL, n);
+	} else {
+		heard_area(h, line);
+	}
+}
+
+/* listen_on - all that has come; false at the end */
+static bool listen_on(struct hint *h)
+{
+	for (;;) {
+		ssize_t n = recv(h->sock, h->in + h->len, sizeof(h->in) - h->len, MSG_DONTWAIT);
+		char *line = h->in, *end;
+
+		if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+			return false;
+		if (n < 0)
+			return true;
+		h->len += n;
+		while ((end = memchr(line, '\n', h->in + h->len - line))) {
+			*end = 0;
+			heard(h, line);
+			line = end + 1;
+		}
+		h->len -= line - h->in;
+		memmove(h->in, line, h->len);
+		/* No line is that long. */
+		if (h->len == sizeof(h->in))
+			h->len = 0;
+	}
+}
+
+static void pace(struct hint *h)
+{
+	uint64_t now = clock_ns(), words;
+
+	/* The policy looks at the time itself; this is for people. */
+	if (h->state == S_TRUSTED && h->lease->until <= now)
+		set_state(h, S_SILENT, "the guest does not answer");
+	if (now >= h->next_ask && (!h->cookie || h->state == S_SILENT)) {
+		tell(h, "\nregister\n");
+		h->next_ask = now + ASK_NS;
+	}
+	if (now >= h->next_beat && h->cookie) {
+		h->beat++;
+		h->sent_ns[h->beat % BEATS] = now;
+		tell(h, str("beat %" PRIu64 "\n", h->beat));
+		h->next_beat = now + BEAT_NS;
+	}
+	if (h->state == S_TRUSTED && h->a->zero >= 0 && !h->zero_sent) {
+		tell(h, str("zero %" PRId64 "\n", h->a->zero));
+		h->zero_sent = true;
+	}
+	if (now < h->next_show)
+		return;
+	h->next_show = now + SHOW_NS;
+	look(h);
+	words = counter(h, "words");
+	/* A migration begins: a second before it is to know all that is free. */
+	if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie)
+		tell(h, "scan\n");
+	if (words != h->words) {
+		h->words_ns = now;
+		if (!g.json)
+			say("%" PRIu64 " pages were left out, %" PRIu64 " sent, of these %" PRIu64
+			    " that had been left out before",
+			    counter(h, "skipped"), counter(h, "sent"), counter(h, "taken_back"));
+		show(h, "progress", NULL, -1);
+	}
+	h->words = words;
+}
+
+static int hint(const struct hint_args *a)
+{
+	struct hint *h = calloc(1, sizeof(*h));
+	bool open = true;
+	int ret;
+
+	if (!h)
+		abort();
+	h->a = a;
+	h->gfns = calloc(FREE_AREA_PAGES, sizeof(*h->gfns));
+	if (!h->gfns)
+		abort();
+	ret = open_policy(h);
+	if (ret == OK)
+		ret = join(a->port, &h->sock);
+	if (ret != OK)
+		return ret;
+	/* As of one that was killed it may be left. */
+	end_lease(h);
+	look(h);
+	h->words = counter(h, "words");
+	if (g.json)
+		j_lines();
+	run_begin(&a->run);
+	while (open && run_on((struct run *)&a->run, h->sock)) {
+		open = listen_on(h);
+		pace(h);
+	}
+	end_lease(h);
+	if (!open)
+		set_state(h, S_GONE, "the VM has closed the port");
+	run_end(&a->run);
+	show(h, "end", NULL, -1);
+	return OK;
+}
+
+int cmd_hint(int argc, char **argv)
+{
+	static const char doc[] =
+		"On the host: keep the policy " POLICY
+		" told which pages of a guest are free, until "
+		"Ctrl-C, --for, or the end of the VM.\v"
+		"In the guest kvmext guest runs.  Without an answer from it within a second, or with "
+		"this command ended, all pages are sent.  What --zero does need not be undone.";
+	struct hint_args a = {
+		.run = { .cmd = "hint", .filter = { .vcpu = NO_VCPU } },
+		.zero = -1,
+	};
+	int ret;
+
+	ret = parse_args(argc, argv, options, parse, NULL, doc, &a);
+	if (ret == OK)
+		ret = need_privilege();
+	if (ret == OK)
+		ret = run_ready(&a.run);
+	if (ret == OK && nr_vms(a.run.filter.vm) > 1)
+		return fail(E_VM, "one VM for each process is what can be told apart",
+			    "process %u has several VMs", a.run.filter.vm);
+	return ret == OK ? hint(&a) : ret;
+}
