@@ -145,7 +145,7 @@ def life(tmp):
         guest.do("thp 420")
         checked(guest, "with memory plugged in")
         guest.qmp.cmd("device_del", id="dimm")
-        until(lambda: guest.do("stat") < free + 60 * 256)
+        until(lambda: mem.known(gfns) < free + 60 * 256)
         known = mem.known(gfns)
         ok(known < free + 60 * 256, f"of memory taken out again no page is free: {known} are")
         checked(guest, "with that memory gone")

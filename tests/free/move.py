@@ -1,0 +1,229 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Migrate a guest that tells its free pages, and look at every page it holds at the destination.
+
+Runs in the test machine. Without --runs: each mode under each load once, a JSON object a line into
+--out. With --runs N: N migrations of one guest, from QEMU to QEMU, that takes, frees and writes memory at
+full speed on all vCPUs all the while, under skip_free; prints TAP.
+
+  plain   QEMU as it is
+  hinting QEMU with virtio-balloon's free-page-hint
+  skip    the policy skip_free
+  zero    and the guest's free memory zeroed before
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import lab
+from lab import Failed, Guest, KVMEXT, MIB, SLOW, TOP
+
+MODES = ("plain", "hinting", "skip", "zero")
+LOADS = ("idle", "build")
+KEEP_MIB = 32
+
+
+def log(text):
+    print(f"# {text}", file=sys.stderr, flush=True)
+
+
+def tool(*args):
+    p = subprocess.run([KVMEXT, *map(str, args)], capture_output=True, text=True, timeout=60 * SLOW)
+    if p.returncode:
+        raise Failed(f"kvmext {' '.join(map(str, args))} exited {p.returncode}: {p.stderr.strip()}")
+    return p.stdout
+
+
+class Skip:
+    """Policy and hint for one VM"""
+
+    def __init__(self, guest, zero=False):
+        self.guest, self.out = guest, f"{guest.tmp}/{guest.name}.hint"
+        tool("load", f"{TOP}/build/bpf/skip_free.bpf.o", "--vm", guest.pid)
+        args = ["--zero", str(KEEP_MIB)] if zero else []
+        with open(self.out, "wb") as out:
+            self.proc = subprocess.Popen([KVMEXT, "hint", "--json", "--vm", str(guest.pid), "--port",
+                                          guest.sock, *args], stdout=out, stderr=subprocess.STDOUT)
+        self.wait(lambda e: e.get("state") == "trusted", "to be trusted")
+        if zero:
+            self.wait(lambda e: e.get("event") == "zeroed", "zeroed memory")
+
+    def events(self):
+        with open(self.out) as f:
+            return [json.loads(l) for l in f if l.startswith("{") and l.endswith("\n")]
+
+    def wait(self, cond, what):
+        deadline = time.monotonic() + 120 * SLOW
+        while not any(cond(e) for e in self.events()):
+            if self.proc.poll() is not None or time.monotonic() > deadline:
+                with open(self.out) as f:
+                    raise Failed(f"hint waited for {what}: {self.proc.poll()} {f.read()[-400:]}")
+            time.sleep(0.05)
+
+    def counts(self):
+        return {c["name"]: c["value"] for c in
+                json.loads(tool("get", "--json", f"dirty:skip_free@{self.guest.pid}"))["counters"]}
+
+    def end(self):
+        self.proc.terminate()
+        self.proc.wait(30 * SLOW)
+        tool("unload", f"dirty:skip_free@{self.guest.pid}")
+
+
+def move(src, dst, sock, bandwidth, downtime, limit=120):
+    """One migration; what QEMU says of it, and MiB sent when the first pass was over"""
+    for vm in (src, dst):
+        vm.qmp.cmd("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+    src.qmp.cmd("migrate-set-parameters", **{"max-bandwidth": bandwidth * MIB, "downtime-limit": downtime})
+    src.qmp.events.clear()
+    src.qmp.cmd("migrate", uri=f"unix:{sock}")
+    first, begun, longer = None, time.monotonic(), downtime
+    while True:
+        src.qmp.wait(0.1)
+        info = src.qmp.cmd("query-migrate")
+        ram = info.get("ram", {})
+        if first is None and ram.get("dirty-sync-count", 0) >= 2:
+            first = ram["transferred"]
+        if info.get("status") in ("completed", "failed", "cancelled"):
+            break
+        if time.monotonic() - begun > limit * SLOW:
+            # It need not converge: the memory is what is looked at.
+            longer *= 2
+            src.qmp.cmd("migrate-set-parameters", **{"downtime-limit": min(longer, 200000)})
+            limit += 10
+        if time.monotonic() - begun > 600 * SLOW:
+            raise Failed(f"the migration did not end: {info}")
+    if info["status"] != "completed":
+        raise Failed(f"the migration {info['status']}: {info.get('error-desc')}; {dst.why()}")
+    ram = info["ram"]
+    return {"sent_mib": round(ram["transferred"] / MIB, 1),
+            "first_pass_mib": round((first or ram["transferred"]) / MIB, 1),
+            "total_ms": info["total-time"], "downtime_ms": info["downtime"],
+            "rounds": ram["dirty-sync-count"], "zero_pages": ram.get("duplicate"),
+            "longest_downtime_allowed_ms": longer}
+
+
+def verify(guest):
+    guest.do("calm", 300)
+    guest.do("verify", 300)
+    return {k: guest.counts[k] for k in ("pages", "bad", "not_zero")}
+
+
+def measure(tmp, mode, load, opt):
+    row = {"mode": mode, "load": load, "status": "failed"}
+    balloon = ",free-page-hint=on,iothread=io0" if mode == "hinting" else ""
+    src = dst = skip = None
+    try:
+        src = Guest(tmp, "src", mem=f"{opt.mem}M", balloon=balloon)
+        # The guest has lived: most of its memory has been written once.
+        src.do(f"hold {opt.hold}")
+        src.do(f"anon {opt.mem - opt.hold - 150}")
+        src.do("spawn 20")
+        if mode in ("skip", "zero"):
+            src.do("agent")
+            src.wait("free ones found")
+        if load == "build":
+            src.do("build 2")
+            time.sleep(2)
+        if mode in ("skip", "zero"):
+            skip = Skip(src, mode == "zero")
+        row["free_mib"] = round(src.do("stat") / 256)
+        dst = Guest(tmp, "dst", mem=f"{opt.mem}M", balloon=balloon, incoming=f"unix:{tmp}/m.sock")
+        row |= move(src, dst, f"{tmp}/m.sock", opt.bandwidth, 300)
+        if skip:
+            row["policy"] = skip.counts()
+            skip.end()
+            skip = None
+        row["memory"] = verify(dst)
+        row["status"] = "bad" if row["memory"]["bad"] or row["memory"]["not_zero"] else "completed"
+    except Failed as err:
+        row["error"] = str(err)
+    finally:
+        if skip:
+            skip.proc.kill()
+        for vm in (src, dst):
+            if vm:
+                vm.kill()
+    return row
+
+
+def bench(opt):
+    good = True
+    with tempfile.TemporaryDirectory(prefix="free.") as tmp, open(opt.out, "a") as out:
+        for load in opt.loads.split(","):
+            for mode in opt.modes.split(","):
+                row = measure(tmp, mode, load, opt)
+                log(f"{load:6} {mode:8} " + (row.get("error") or " ".join(
+                    f"{k}={row[k]}" for k in ("first_pass_mib", "sent_mib", "total_ms", "downtime_ms", "rounds"))
+                    + f" {row['memory']}"))
+                out.write(json.dumps(row) + "\n")
+                out.flush()
+                good &= row["status"] == "completed"
+    return 0 if good else 1
+
+
+def storm(opt):
+    """One guest on its way through many QEMUs; each time all it holds is right"""
+    n = bad = 0
+
+    def ok(good, text, why=""):
+        nonlocal n, bad
+        n += 1
+        bad += not good
+        print(f"{'ok' if good else 'not ok'} {n} - {text}" + ("" if good else f"\n# {why}"), flush=True)
+
+    skipped = 0
+    with tempfile.TemporaryDirectory(prefix="free.") as tmp:
+        guest = Guest(tmp, "vm0", mem="256M")
+        try:
+            guest.do("hold 16")
+            guest.do("agent")
+            guest.wait("free ones found")
+            for run in range(opt.runs):
+                guest.do(f"storm {2 + run % 3}")
+                skip = Skip(guest)
+                sock = f"{tmp}/{run}.sock"
+                to = Guest(tmp, f"vm{run + 1}", mem="256M", incoming=f"unix:{sock}")
+                row = move(guest, to, sock, 4096, 500, limit=6)
+                counts = skip.counts()
+                skip.end()
+                guest.kill()
+                guest = to
+                # It goes on for a while there before it looks.
+                time.sleep(0.5)
+                seen = verify(guest)
+                skipped += counts["skipped"]
+                ok(not seen["bad"] and not seen["not_zero"] and counts["skipped"] > 0,
+                   f"migration {run + 1}: {counts['skipped']} pages left out, {counts['taken_back']} taken back; "
+                   f"{seen['pages']} pages were looked at so far, all right", f"{seen} {counts} {row}")
+                if bad:
+                    break
+            status, said = guest.check()
+            ok(status == 0 and said.get("wrong") == 0, "and the agent's bits are right at the end", f"{said}")
+        except Failed as err:
+            ok(False, f"{opt.runs} migrations", f"{err}; {guest.lines[-5:]}")
+        finally:
+            guest.kill()
+    print(f"1..{n}\n# {skipped} pages left out in all", flush=True)
+    return 1 if bad else 0
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--runs", type=int, default=0, help="migrations of one guest in a storm")
+    p.add_argument("--modes", default=",".join(MODES))
+    p.add_argument("--loads", default=",".join(LOADS))
+    p.add_argument("--out", default="/dev/stdout")
+    for name, value in (("mem", 512), ("hold", 64), ("bandwidth", 40)):
+        p.add_argument("--" + name, type=int, default=value, help=f"MiB ({value})")
+    opt = p.parse_args()
+    return storm(opt) if opt.runs else bench(opt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
