@@ -253,6 +253,14 @@ bench-irq: all machine-intel
 	$(Q)tests/bench/irq.py
 	$(Q)tests/bench/tap.py
 
+bench-free: all
+	$(Q)tests/free/bench
+
+# RUNS migrations of a guest whose memory is in a storm; two are in make test.
+test-free: all
+	$(Q)tests/machine/run --mem 2500M --timeout $$(($(or $(RUNS),100) * 120 + 600)) -- \
+		tests/free/move.py --runs $(or $(RUNS),100)
+
 shell: all
 	$(Q)tests/machine/run --shell
 
@@ -305,6 +313,8 @@ help:
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'
 	@echo 'make bench-trace         what top, trace and hist add to an exit, beside perf and kvm_stat'
 	@echo 'make bench-irq           what routing interrupts by policy costs and brings'
+	@echo 'make bench-free          migrate a guest whose free pages are not sent, beside virtio hinting'
+	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
@@ -320,4 +330,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq FORCE
+.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE

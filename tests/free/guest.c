@@ -17,6 +17,8 @@
  *   calm                storm and build end
  *   verify              every page that is held is looked at; what was wrong so far
  *
+ * With arguments it is a load: cost fault|file|spawn|build ROUNDS.
+ *
  * A page that is taken must be zero; one that was written must be what was written, also on
  * the other side of a migration.
  */
@@ -33,6 +35,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -175,7 +178,7 @@ static void compile(int seed)
 	int fd;
 
 	if (!pid) {
-		execl("/init", "init", "compile", NULL);
+		execl("/proc/self/exe", "init", "compile", NULL);
 		_exit(1);
 	}
 	snprintf(name, sizeof(name), "/tmp/%d.%d", getpid(), seed % 64);
@@ -379,6 +382,82 @@ static void mounted(const char *type, const char *where)
 		die(where);
 }
 
+/* --- what the agent costs --- */
+
+/* The worst there is: nothing but taking pages, one by one, and giving all back */
+static void load_fault(void)
+{
+	char *p = take(16 * MIB);
+
+	if (!p)
+		return;
+	madvise(p, 16 * MIB, MADV_NOHUGEPAGE);
+	for (uint64_t i = 0; i < 16 * MIB; i += PAGE)
+		p[i] = 1;
+	munmap(p, 16 * MIB);
+}
+
+static void load_file(void)
+{
+	file(16);
+}
+
+static void load_spawn(void)
+{
+	for (int i = 0; i < 20; i++) {
+		pid_t pid = fork();
+
+		if (!pid) {
+			execl("/proc/self/exe", "init", "nothing", NULL);
+			_exit(1);
+		}
+		waitpid(pid, NULL, 0);
+	}
+}
+
+static void load_build(void)
+{
+	for (int i = 0; i < 10; i++)
+		compile(i);
+}
+
+static long cpu_us(void)
+{
+	struct rusage a, b;
+
+	getrusage(RUSAGE_SELF, &a);
+	getrusage(RUSAGE_CHILDREN, &b);
+	return (a.ru_utime.tv_sec + a.ru_stime.tv_sec + b.ru_utime.tv_sec + b.ru_stime.tv_sec) *
+		       1000000 +
+	       a.ru_utime.tv_usec + a.ru_stime.tv_usec + b.ru_utime.tv_usec + b.ru_stime.tv_usec;
+}
+
+/* Microseconds of CPU time: thousands of instructions in a machine that counts them */
+static int cost(const char *what, int rounds)
+{
+	static const struct {
+		const char *name;
+		void (*fn)(void);
+	} loads[] = { { "fault", load_fault },
+		      { "file", load_file },
+		      { "spawn", load_spawn },
+		      { "build", load_build } };
+
+	for (size_t i = 0; i < sizeof(loads) / sizeof(*loads); i++) {
+		long begun;
+
+		if (strcmp(loads[i].name, what))
+			continue;
+		loads[i].fn();
+		begun = cpu_us();
+		for (int k = 0; k < rounds; k++)
+			loads[i].fn();
+		printf("%s %ld\n", what, cpu_us() - begun);
+		return 0;
+	}
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	static char line[1024];
@@ -390,6 +469,10 @@ int main(int argc, char **argv)
 		once(1024, getpid(), 0);
 		return bad || not_zero;
 	}
+	if (argc > 1 && !strcmp(argv[1], "nothing"))
+		return 0;
+	if (argc > 3 && !strcmp(argv[1], "cost"))
+		return cost(argv[2], atoi(argv[3]));
 	mounted("proc", "/proc");
 	mounted("sysfs", "/sys");
 	mounted("devtmpfs", "/dev");

@@ -130,10 +130,10 @@ def measure(tmp, mode, load, opt):
         if load == "build":
             src.do("build 2")
             time.sleep(2)
-        if mode in ("skip", "zero"):
-            skip = Skip(src, mode == "zero")
         row["free_mib"] = round(src.do("stat") / 256)
         dst = Guest(tmp, "dst", mem=f"{opt.mem}M", balloon=balloon, incoming=f"unix:{tmp}/m.sock")
+        if mode in ("skip", "zero"):
+            skip = Skip(src, mode == "zero")
         row |= move(src, dst, f"{tmp}/m.sock", opt.bandwidth, 300)
         if skip:
             row["policy"] = skip.counts()
