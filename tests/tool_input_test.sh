@@ -17,6 +17,14 @@ fails 2 "which FILE" "load without a file" load
 fails 2 "no NAME=VALUE" "load with an argument too many" load $P/noop.bpf.o x
 fails 2 "no process id" "load --vm without a number" load $P/noop.bpf.o --vm x
 fails 2 "both needed" "mark without a vCPU" mark --vm 1
+fails 2 "vm PID is needed" "hint without a VM" hint --port /x
+fails 2 "port SOCKET is needed" "hint without a port" hint --vm 1
+fails 2 "no number of MiB" "hint --zero without a number" hint --vm 1 --port /x --zero much
+fails 7 "has no VM" "hint for what is no VM" hint --vm $$ --port /x
+fails 2 "exclude each other" "guest to check and stop" guest --check --stop
+fails 2 "not expected" "guest with an argument" guest x
+fails 4 "no port to the host" "guest without a port" guest
+fails 4 "no free pages are kept" "a check where no agent runs" guest --check
 fails 5 "cannot open" "a file that is not there" switch params-1.0 /nonexistent
 fails 5 "no ELF" "a file that is no ELF" switch params-1.0 $0
 fails 5 "no BPF object" "an ELF file that is no BPF object" switch params-1.0 $K
