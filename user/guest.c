@@ -305,18 +305,24 @@ static bool file_has(const char *path, const char *text)
 static void read_syms(struct guest *x)
 {
 	FILE *f = fopen("/proc/kallsyms", "re");
-	char line[512], name[256], type;
-	uint64_t addr;
+	char line[512];
 
+	/* "ADDRESS T NAME"; there are many. */
 	while (f && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "%" SCNx64 " %c %255s", &addr, &type, name) != 3)
-			continue;
+		char *name = strchr(line, ' ');
+
+		name = name && name[1] ? strchr(name + 2, ' ') : NULL;
 		/* Modules come last. */
-		if (strchr(line, '['))
+		if (!name || strchr(name, '['))
 			break;
+		name[strcspn(name, "\n")] = 0;
 		for (int i = 0; i < SYMS; i++)
-			if (!strcmp(name, sym_names[i]))
-				x->addr[i] = addr ? addr : 1;
+			if (!strcmp(name + 1, sym_names[i])) {
+				x->addr[i] = strtoull(line, NULL, 16);
+				/* Hidden, but there */
+				if (!x->addr[i])
+					x->addr[i] = 1;
+			}
 	}
 	if (f)
 		fclose(f);

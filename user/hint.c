@@ -376,6 +376,8 @@ static void pace(struct hint *h)
 	/* The policy looks at the time itself; this is for people. */
 	if (h->state == S_TRUSTED && h->lease->until <= now)
 		set_state(h, S_SILENT, "the guest does not answer");
+	if (h->state == S_ASKED && run_seconds(&h->a->run) > 3)
+		set_state(h, S_SILENT, "the guest has no agent that answers: all pages are sent");
 	if (now >= h->next_ask && (!h->cookie || h->state == S_SILENT)) {
 		tell(h, "\nregister\n");
 		h->next_ask = now + ASK_NS;

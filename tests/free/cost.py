@@ -20,10 +20,10 @@ import tty
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 KVMEXT, LOAD = f"{TOP}/build/kvmext", f"{TOP}/build/tests/free/guest"
-LOADS = {"build": 2, "spawn": 4, "file": 6, "fault": 8}
+LOADS = {"build": 2, "spawn": 4, "file": 2, "fault": 2}
 HERE = "/dev/shm/load"    # not from the build machine, whose disk is waited for
 WHAT = {"build": "processes that take 4 MiB, small files: as a build does", "spawn": "fork, exec and exit alone",
-        "file": "16 MiB written to tmpfs and removed", "fault": "16 MiB taken page by page and given back, nothing else"}
+        "file": "192 MiB written to tmpfs and removed", "fault": "192 MiB taken page by page and given back, nothing else"}
 LIMIT = 2.0     # % of the load that is like a build's
 
 

@@ -387,19 +387,20 @@ static void mounted(const char *type, const char *where)
 /* The worst there is: nothing but taking pages, one by one, and giving all back */
 static void load_fault(void)
 {
-	char *p = take(16 * MIB);
+	/* More than a CPU may put by */
+	char *p = take(192 * MIB);
 
 	if (!p)
 		return;
-	madvise(p, 16 * MIB, MADV_NOHUGEPAGE);
-	for (uint64_t i = 0; i < 16 * MIB; i += PAGE)
+	madvise(p, 192 * MIB, MADV_NOHUGEPAGE);
+	for (uint64_t i = 0; i < 192 * MIB; i += PAGE)
 		p[i] = 1;
-	munmap(p, 16 * MIB);
+	munmap(p, 192 * MIB);
 }
 
 static void load_file(void)
 {
-	file(16);
+	file(192);
 }
 
 static void load_spawn(void)
