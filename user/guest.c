@@ -246,9 +246,12 @@ static const struct {
 	{ "on_machine_emergency_restart", "machine_emergency_restart", false },
 };
 
-/* Its callers are not under zone->lock, so the kernel may leave it out when it interrupts itself. */
-static const char *const kept_progs[] = { "scan",      "check",	   "again",
-					  "compacted", "poisoned", "offline" };
+/*
+ * Programs to run, and those that the kernel may leave out when they interrupt themselves: not under
+ * zone->lock, or under one that sleeps (PREEMPT_RT).
+ */
+static const char *const kept_progs[] = { "scan",     "check",	 "again",   "compacted",
+					  "poisoned", "offline", "isolated" };
 #define KEPT_RUN 3
 
 struct guest {
@@ -455,7 +458,7 @@ static int learn(struct guest *x)
 
 /*
  * With tracing of functions off no program at a function runs: nothing else tells us.
- * Others than these three programs cannot be left out.
+ * And there are programs that may be left out.
  */
 static const char *distrust(const struct guest *x)
 {
@@ -862,7 +865,7 @@ static void serve(struct guest *x)
 				      { .fd = x->zero_fd, .events = POLLIN } };
 		const char *line;
 
-		poll(p, 2, x->scanning || x->checking ? 0 : 100);
+		poll(p, 2, x->scanning || x->checking ? 0 : 1000);
 		if (x->head->magic != FREE_MAGIC) {
 			x->reason = "it has been withdrawn";
 			break;
@@ -1047,7 +1050,7 @@ int cmd_guest(int argc, char **argv)
 		"next one goes on where it was.";
 	struct guest_args a = {};
 	struct guest x = {
-		.port.fd = -1, .zero_fd = -1, .lock = -1, .progs = { -1, -1, -1, -1, -1, -1 }
+		.port.fd = -1, .zero_fd = -1, .lock = -1, .progs = { -1, -1, -1, -1, -1, -1, -1 }
 	};
 	int ret;
 

@@ -51,6 +51,7 @@ struct hint {
 	const struct hint_args *a;
 	int sock;
 	int area_fd, bss_fd;
+	uint32_t link_id, ops_id;
 	volatile struct free_lease *lease;
 	enum hint_state state;
 	struct vars vars;
@@ -181,6 +182,21 @@ static int find_policy(const struct policies *ps, uint32_t vm, struct policy **o
 		    "no policy '" POLICY "' is loaded for VM %u", vm);
 }
 
+/* The table that a link has now, 0 when it is gone */
+static uint32_t ops_of(uint32_t link_id)
+{
+	struct bpf_link_info info = {};
+	uint32_t len = sizeof(info);
+	int fd = bpf_link_get_fd_by_id(link_id);
+
+	if (fd < 0)
+		return 0;
+	if (bpf_link_get_info_by_fd(fd, &info, &len))
+		info.struct_ops.map_id = 0;
+	close(fd);
+	return info.struct_ops.map_id;
+}
+
 static int open_policy(struct hint *h)
 {
 	struct bpf_map_info info = {};
@@ -199,6 +215,8 @@ static int open_policy(struct hint *h)
 	if (ret != OK)
 		return ret;
 	h->vars = in.vars;
+	h->link_id = p->link_id;
+	h->ops_id = ops_of(p->link_id);
 	h->area_fd = policy_map(p, "area");
 	fd = policy_map(p, "lease");
 	h->bss_fd = policy_map(p, ".bss");
@@ -369,7 +387,8 @@ static bool listen_on(struct hint *h)
 	}
 }
 
-static void pace(struct hint *h)
+/* pace - what is due; false when there is no policy to serve any more */
+static bool pace(struct hint *h)
 {
 	uint64_t now = clock_ns(), words;
 
@@ -393,8 +412,12 @@ static void pace(struct hint *h)
 		h->zero_sent = true;
 	}
 	if (now < h->next_show)
-		return;
+		return true;
 	h->next_show = now + SHOW_NS;
+	if (ops_of(h->link_id) != h->ops_id) {
+		set_state(h, S_GONE, "the policy is gone, or another is in its place");
+		return false;
+	}
 	look(h);
 	words = counter(h, "words");
 	/* A migration begins: a second before it is to know all that is free. */
@@ -409,6 +432,7 @@ static void pace(struct hint *h)
 		show(h, "progress", NULL, -1);
 	}
 	h->words = words;
+	return true;
 }
 
 static int hint(const struct hint_args *a)
@@ -437,7 +461,8 @@ static int hint(const struct hint_args *a)
 	run_begin(&a->run);
 	while (open && run_on((struct run *)&a->run, h->sock)) {
 		open = listen_on(h);
-		pace(h);
+		if (!pace(h))
+			break;
 	}
 	end_lease(h);
 	if (!open)

@@ -89,6 +89,9 @@ class Guest:
             self.kill()
             raise Failed(text)
 
+    def tids(self):
+        return [c["thread-id"] for c in self.qmp.cmd("query-cpus-fast")]
+
     def serial(self):
         for raw in self.proc.stdout:
             self.lines.append(raw.decode(errors="replace").strip())

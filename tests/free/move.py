@@ -39,6 +39,11 @@ def tool(*args):
     return p.stdout
 
 
+def cpu_ms(pid, tid=None):
+    with open(f"/proc/{pid}/task/{tid or pid}/schedstat") as f:
+        return int(f.read().split()[0]) // 1000000
+
+
 class Skip:
     """Policy and hint for one VM"""
 
@@ -134,9 +139,12 @@ def measure(tmp, mode, load, opt):
         dst = Guest(tmp, "dst", mem=f"{opt.mem}M", balloon=balloon, incoming=f"unix:{tmp}/m.sock")
         if mode in ("skip", "zero"):
             skip = Skip(src, mode == "zero")
+        before = [cpu_ms(src.pid, t) for t in src.tids()]
         row |= move(src, dst, f"{tmp}/m.sock", opt.bandwidth, 300)
+        row["vcpus_cpu_ms"] = [cpu_ms(src.pid, t) - b for t, b in zip(src.tids(), before)]
         if skip:
             row["policy"] = skip.counts()
+            row["hint_cpu_ms"] = cpu_ms(skip.proc.pid)
             skip.end()
             skip = None
         row["memory"] = verify(dst)
