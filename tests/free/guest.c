@@ -9,7 +9,8 @@
  *   signal N            to that, and the wait for its end
  *   exec PROGRAM ARG..  and its exit status
  *   write FILE TEXT     into a file of sysfs or procfs
- *   stat                free pages, as /proc/zoneinfo has them
+ *   stat, stalls        free pages, as /proc/zoneinfo has them; how often a task had to compact
+ *   frag N              N MiB in crumbs, then huge pages
  *   anon, thp, file, spawn N   N MiB (processes) at once taken, written and freed
  *   hold N              N MiB that are kept, with contents to verify
  *   storm N             N threads that take, check, write and free memory, from here on
@@ -258,6 +259,27 @@ static void file(uint64_t mib)
 	unlink("/tmp/file");
 }
 
+/*
+ * Memory in crumbs, and then huge pages wanted: the task has to compact for them, and may get
+ * what is freed meanwhile past the lists.
+ */
+static void frag(uint64_t mib)
+{
+	uint64_t n = mib * MIB / PAGE;
+	char *p = take(n * PAGE);
+
+	if (!p)
+		return;
+	madvise(p, n * PAGE, MADV_NOHUGEPAGE);
+	for (uint64_t i = 0; i < n; i++)
+		p[i * PAGE] = 1;
+	for (uint64_t i = 0; i < n; i++)
+		if (i % 8)
+			madvise(p + i * PAGE, PAGE, MADV_DONTNEED);
+	for (int i = 0; i < 3; i++)
+		thp(mib / 2);
+}
+
 static void spawn(uint64_t n)
 {
 	for (uint64_t i = 0; i < n; i++)
@@ -281,14 +303,14 @@ static int run(char **argv, int wait)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static long free_pages(void)
+static long kernel_sum(const char *path, const char *fmt)
 {
-	FILE *f = fopen("/proc/zoneinfo", "r");
+	FILE *f = fopen(path, "r");
 	char line[256];
 	long sum = 0, n;
 
 	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, " nr_free_pages %ld", &n) == 1)
+		if (sscanf(line, fmt, &n) == 1)
 			sum += n;
 	if (f)
 		fclose(f);
@@ -326,7 +348,11 @@ static void obey(char *line)
 		n = fd < 0 || write(fd, words[2], strlen(words[2])) < 0 ? errno : 0;
 		close(fd);
 	} else if (!strcmp(words[0], "stat")) {
-		n = free_pages();
+		n = kernel_sum("/proc/zoneinfo", " nr_free_pages %ld");
+	} else if (!strcmp(words[0], "stalls")) {
+		n = kernel_sum("/proc/vmstat", "compact_stall %ld");
+	} else if (!strcmp(words[0], "frag")) {
+		in_child(frag, n);
 	} else if (!strcmp(words[0], "anon")) {
 		in_child(anon, n);
 	} else if (!strcmp(words[0], "thp")) {

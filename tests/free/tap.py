@@ -108,6 +108,12 @@ def life(tmp):
         for what in ("anon 40", "thp 100", "file 100", "spawn 10"):
             guest.do(what)
             checked(guest, what)
+        guest.do("write /sys/kernel/mm/transparent_hugepage/enabled always")
+        guest.do("write /sys/kernel/mm/transparent_hugepage/defrag always")
+        guest.do("frag 330")
+        stalls = guest.do("stalls")
+        ok(stalls > 0, f"huge pages from memory in crumbs: a task had to compact {stalls} times")
+        checked(guest, "after that")
         guest.do("storm 4")
         time.sleep(1)
         checked(guest, "while four threads take and free on two CPUs", leak=1 << 20)
