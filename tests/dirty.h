@@ -19,12 +19,6 @@ _Static_assert(PFNS <= (AREA_PAGES - 1) * FREE_PAGE_BITS, "the bitmap fits");
 
 /* --- policies -------------------------------------------------------------- */
 
-struct dirty_head {
-	__u32 vm;
-	__u32 flags;
-	char name[32];
-};
-
 struct pol {
 	struct bpf_object *obj;
 	struct bpf_map *ops;
@@ -38,27 +32,10 @@ struct pol {
 static inline int pol_load(struct pol *p, const char *path, const char *table, const char *name,
 			   __u32 vm)
 {
-	struct dirty_head *head;
-	struct bpf_map *map;
-	size_t size;
 	int ret;
 
 	*p = (struct pol){};
-	p->obj = ext_open(path);
-	if (!p->obj)
-		return -errno;
-	bpf_object__for_each_map(map, p->obj)
-	{
-		if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-			bpf_map__set_autocreate(map, !strcmp(bpf_map__name(map), table));
-	}
-	p->ops = bpf_object__find_map_by_name(p->obj, table);
-	head = p->ops ? bpf_map__initial_value(p->ops, &size) : NULL;
-	if (!head || size < sizeof(*head))
-		return -EBADMSG;
-	head->vm = vm;
-	snprintf(head->name, sizeof(head->name), "%s", name);
-	ret = bpf_object__load(p->obj);
+	ret = ext_load(path, table, name, vm, &p->obj, &p->ops);
 	if (ret)
 		return ret;
 	p->bss = ext_map_memory(p->obj, ".bss");

@@ -134,6 +134,43 @@ static inline void *ext_variable(struct bpf_object *obj, const char *section, co
 	return NULL;
 }
 
+/*
+ * Load a policy for VM @vm: @table of the object and no other one that it may have, under the
+ * name @name.  NULL: the table that it has, its own name.
+ */
+static inline int ext_load(const char *path, const char *table, const char *name, __u32 vm,
+			   struct bpf_object **obj, struct bpf_map **ops)
+{
+	struct {
+		__u32 vm;
+		__u32 flags;
+		char name[32];
+	} * head;
+	struct bpf_map *map;
+	size_t size;
+
+	*ops = NULL;
+	*obj = ext_open(path);
+	if (!*obj)
+		return -errno;
+	bpf_object__for_each_map(map, *obj)
+	{
+		if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS)
+			continue;
+		if (!table || !strcmp(bpf_map__name(map), table))
+			*ops = map;
+		else
+			bpf_map__set_autocreate(map, false);
+	}
+	head = *ops ? bpf_map__initial_value(*ops, &size) : NULL;
+	if (!head || size < sizeof(*head))
+		return -EBADMSG;
+	head->vm = vm;
+	if (name)
+		snprintf(head->name, sizeof(head->name), "%s", name);
+	return bpf_object__load(*obj);
+}
+
 struct probe {
 	struct bpf_object *obj;
 	struct bpf_map *ops; /* the table */

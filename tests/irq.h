@@ -57,25 +57,13 @@ static inline int irq_policies(void)
 	return table_policies("irq");
 }
 
-/* Open a policy, for one VM; the first map of type struct_ops is its table. */
+/* Open a policy, for one VM. */
 static inline int irq_attach(const char *path, pid_t vm, struct bpf_object **obj,
 			     struct bpf_link **link)
 {
-	struct bpf_map *map, *ops = NULL;
-	struct irq_head *head;
-	size_t size;
-	int ret;
+	struct bpf_map *ops;
+	int ret = ext_load(path, NULL, NULL, vm, obj, &ops);
 
-	*obj = ext_open(path);
-	if (!*obj)
-		return -errno;
-	bpf_object__for_each_map(map, *obj) if (bpf_map__type(map) == BPF_MAP_TYPE_STRUCT_OPS)
-		ops = map;
-	head = ops ? bpf_map__initial_value(ops, &size) : NULL;
-	if (!head || size < sizeof(*head))
-		return -EBADMSG;
-	head->vm = vm;
-	ret = bpf_object__load(*obj);
 	return ret ?: ext_attach(ops, link);
 }
 

@@ -536,29 +536,12 @@ struct pol {
 	volatile struct save_probe_counts *c;
 };
 
-struct save_head {
-	__u32 vm;
-	__u32 flags;
-	char name[32];
-};
-
 static int pol_load(struct pol *p, const char *path, const char *table, const char *name, __u32 vm)
 {
-	struct save_head *head;
-	size_t size;
 	int ret;
 
 	*p = (struct pol){};
-	p->obj = ext_open(path);
-	if (!p->obj)
-		return -errno;
-	p->ops = bpf_object__find_map_by_name(p->obj, table);
-	head = p->ops ? bpf_map__initial_value(p->ops, &size) : NULL;
-	if (!head || size < sizeof(*head))
-		return -EBADMSG;
-	head->vm = vm;
-	snprintf(head->name, sizeof(head->name), "%s", name);
-	ret = bpf_object__load(p->obj);
+	ret = ext_load(path, table, name, vm, &p->obj, &p->ops);
 	if (ret)
 		return ret;
 	p->k = ext_map_memory(p->obj, ".data");
@@ -1560,18 +1543,6 @@ static int load_module(const char *name)
 	return ret;
 }
 
-static int write_text(const char *file, const char *text)
-{
-	int fd = open(file, O_WRONLY | O_CLOEXEC), ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) < 0)
-		ret = -errno;
-	close(fd);
-	return ret;
-}
-
 static long long softirq_uses(void)
 {
 	char *text = ext_read("/sys/module/softfpu/parameters/uses");
@@ -2257,10 +2228,10 @@ TEST_F(save, cpus_come_and_go)
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(0, pthread_setaffinity_np(self->run.thread, sizeof(set), &set));
 		EXPECT_TRUE(WAIT(self->a.c->cpu == 1, 5000));
-		ASSERT_EQ(0, write_text(online, "0"));
+		ASSERT_EQ(0, ext_write(online, "0"));
 		EXPECT_TRUE(WAIT(self->a.c->cpu == 0, 5000));
 		EXPECT_EQ(self->can, answered(self));
-		ASSERT_EQ(0, write_text(online, "1"));
+		ASSERT_EQ(0, ext_write(online, "1"));
 		EXPECT_EQ(self->can, answered(self));
 	}
 	EXPECT_EQ(0, stop(self));

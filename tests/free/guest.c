@@ -385,22 +385,6 @@ static void obey(char *line)
 	    not_zero);
 }
 
-static void modules(void)
-{
-	char name[64], path[80];
-	FILE *f = fopen("/m/order", "r");
-
-	while (f && fscanf(f, "%63s", name) == 1) {
-		int fd;
-
-		snprintf(path, sizeof(path), "/m/%s", name);
-		fd = open(path, O_RDONLY);
-		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-			die(path);
-		close(fd);
-	}
-}
-
 static void mounted(const char *type, const char *where)
 {
 	mkdir(where, 0755);
@@ -511,7 +495,7 @@ int main(int argc, char **argv)
 		t.c_oflag |= OPOST | ONLCR;
 		tcsetattr(0, TCSANOW, &t);
 	}
-	modules();
+	load_modules();
 	say("guest: up\n");
 	for (;;) {
 		ssize_t n = read(0, line + len, 1);

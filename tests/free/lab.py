@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """A Linux guest that tells which of its pages are free, on a KVM host: for the tests and the bench."""
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import re
@@ -24,16 +22,9 @@ PORT = "org.kvm_ext.free"
 MIB = 1 << 20
 
 
-def machine_run():
-    loader = importlib.machinery.SourceFileLoader("machine_run", f"{TOP}/tests/machine/run")
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("machine_run", loader))
-    loader.exec_module(module)
-    return module
-
-
 def initrd(path):
     """Init, the tool and its libraries, the balloon's driver"""
-    run = machine_run()
+    run = migrate.machine_run()
     mods = run.Modules(run.read_config("packaged"), "stock", None)
     order = mods.order(["virtio_balloon"])
     files = {"proc": (0o40755, b""), "sys": (0o40755, b""), "dev": (0o40755, b""), "tmp": (0o40755, b""),

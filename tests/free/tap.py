@@ -16,19 +16,9 @@ import time
 
 import lab
 from lab import Failed, Guest, MIB, Port
+from results import ok, plan
 
 MAGIC = 0x656572662d74766b
-done = bad = 0
-
-
-def ok(good, text, why=""):
-    global done, bad
-    done += 1
-    bad += not good
-    print(f"{'ok' if good else 'not ok'} {done} - {text}", flush=True)
-    if not good:
-        print(f"# {why}", flush=True)
-    return good
 
 
 class Memory:
@@ -246,8 +236,7 @@ def main():
             refused(tmp)
         except Failed as err:
             ok(False, "a guest runs", str(err))
-    print(f"1..{done}")
-    return 1 if bad else 0
+    return plan()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ goes to stderr. How it measures:
 import argparse
 import ctypes
 import gzip
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -71,6 +73,14 @@ class Failed(Exception):
 def log(text):
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def machine_run():
+    """tests/machine/run as a module: what it knows of kernel modules, libraries and archives"""
+    loader = importlib.machinery.SourceFileLoader("machine_run", f"{TOP}/tests/machine/run")
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("machine_run", loader))
+    loader.exec_module(module)
+    return module
 
 
 class Progress:

@@ -50,22 +50,6 @@ static void pin(int cpu)
 		die("pinning a thread");
 }
 
-static void modules(void)
-{
-	char name[64], path[80];
-	FILE *f = fopen("/m/order", "r");
-
-	while (f && fscanf(f, "%63s", name) == 1) {
-		int fd;
-
-		snprintf(path, sizeof(path), "/m/%s", name);
-		fd = open(path, O_RDONLY);
-		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-			die(path);
-		close(fd);
-	}
-}
-
 static void interface(void)
 {
 	struct ifreq ifr = { .ifr_name = "eth0" };
@@ -201,7 +185,7 @@ int main(void)
 		tcsetattr(0, TCSANOW, &t);
 	}
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	modules();
+	load_modules();
 	interface();
 	sockets();
 	say("guest: up cpus=%d\n", cpus);

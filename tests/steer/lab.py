@@ -7,8 +7,6 @@ asked for, with a process that is always busy.
 """
 
 import gzip
-import importlib.machinery
-import importlib.util
 import json
 import os
 import re
@@ -34,15 +32,8 @@ GAP_US = 20000          # for steer: in an emulated host on a busy machine, a bu
 NEAR_US = 19000         # for packets that have to stay together
 
 
-def machine_run():
-    loader = importlib.machinery.SourceFileLoader("machine_run", f"{TOP}/tests/machine/run")
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("machine_run", loader))
-    loader.exec_module(module)
-    return module
-
-
 def initrd(path):
-    run = machine_run()
+    run = migrate.machine_run()
     mods = run.Modules(run.read_config("packaged"), "stock", None)
     order = mods.order(["virtio_net"])
     with open(f"{TOP}/build/tests/steer/guest", "rb") as f:

@@ -15,19 +15,9 @@ import time
 
 import lab
 from lab import Failed, KVMEXT, SLOW
+from results import ok, plan
 
 STATE = "/sys/kernel/debug/kvm/ext/state"
-done = bad = 0
-
-
-def ok(good, text, why=""):
-    global done, bad
-    done += 1
-    bad += not good
-    print(f"{'ok' if good else 'not ok'} {done} - {text}", flush=True)
-    if not good:
-        print(f"# {why}", flush=True)
-    return good
 
 
 def fails(code, text, what, *args):
@@ -279,8 +269,7 @@ def main():
     finally:
         if guest:
             guest.kill()
-    print(f"1..{done}")
-    return bad > 0
+    return plan()
 
 
 if __name__ == "__main__":
