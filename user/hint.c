@@ -71,6 +71,7 @@ struct hint {
 	uint64_t words, words_ns;
 	uint64_t shown;
 	bool zero_sent;
+	bool asking; /* A guest that tells of itself, again and again, is not to keep us busy. */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -252,6 +253,7 @@ static void end_lease(struct hint *h)
 
 static void publish(struct hint *h)
 {
+	h->asking = false;
 	end_lease(h);
 	__atomic_store_n(&h->lease->cookie, 0, __ATOMIC_SEQ_CST);
 	for (uint32_t i = 0; i < FREE_AREA_PAGES; i++) {
@@ -301,7 +303,8 @@ static void heard_area(struct hint *h, const char *line)
 	if (sscanf(line, "area 1 %" SCNx64 " %" SCNu64 " %u", &h->new_cookie, &h->new_pfns,
 		   &h->new_pages) == 3) {
 		h->got = 0;
-		if (!h->new_cookie || h->new_pages < 2 || h->new_pages > FREE_AREA_PAGES ||
+		if (!h->asking || !h->new_cookie || h->new_pages < 2 ||
+		    h->new_pages > FREE_AREA_PAGES ||
 		    h->new_pfns > (h->new_pages - 1ull) * FREE_PAGE_BITS)
 			h->new_pages = 0;
 	} else if (sscanf(line, "gfn %" SCNu64 " %" SCNu64, &first, &count) == 2) {
@@ -321,8 +324,7 @@ static void heard_alive(struct hint *h, uint64_t cookie, uint64_t n)
 	uint64_t until;
 
 	if (cookie != h->cookie) {
-		/* Another area than we know of */
-		h->next_ask = 0;
+		/* Another area than we know of: to be asked for, in its time */
 		h->cookie = 0;
 		end_lease(h);
 		return;
@@ -399,6 +401,7 @@ static bool pace(struct hint *h)
 		set_state(h, S_SILENT, "the guest has no agent that answers: all pages are sent");
 	if (now >= h->next_ask && (!h->cookie || h->state == S_SILENT)) {
 		tell(h, "\nregister\n");
+		h->asking = true;
 		h->next_ask = now + ASK_NS;
 	}
 	if (now >= h->next_beat && h->cookie) {

@@ -1,0 +1,214 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""kvmext hint beside a VM and an agent that behaves in all sorts of ways; runs in the test machine, prints TAP.
+
+The agent is a stand-in: its area is not in the guest's memory, so that the policy finds it "foreign" while the
+agent is trusted, and counts "no_lease" while it is not. One of the two grows with each harvest, the other stands.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path[:0] = [os.path.join(TOP, "tests/machine")]
+
+from results import ok, plan  # noqa: E402
+
+KVMEXT = f"{TOP}/build/kvmext"
+SLOW = int(os.environ.get("KVMEXT_SLOW", "1"))
+LEASE = 1.0             # s, FREE_LEASE_MS
+
+
+def tool(*args):
+    p = subprocess.run([KVMEXT, *map(str, args)], capture_output=True, text=True, timeout=60 * SLOW)
+    return p.returncode, p.stdout, p.stderr
+
+
+class Agent:
+    """The guest's end of the port, as QEMU's chardev has it"""
+
+    def __init__(self, path):
+        self.answers, self.delay, self.cookie, self.told_cookie = True, 0.0, "beef", None
+        self.heard, self.conn = [], None
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(path)
+        self.server.listen(1)
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def say(self, text):
+        try:
+            self.conn.sendall(text.encode())
+        except (OSError, AttributeError):
+            pass
+
+    def serve(self):
+        while True:
+            self.conn, _ = self.server.accept()
+            buf = b""
+            while data := self.read():
+                buf += data
+                *lines, buf = buf.split(b"\n")
+                for line in lines:
+                    self.hear(line.decode())
+
+    def read(self):
+        try:
+            return self.conn.recv(4096)
+        except OSError:
+            return b""
+
+    def hear(self, line):
+        self.heard.append(line)
+        if not self.answers:
+            return
+        if line == "register":
+            self.say(f"area 1 {self.cookie} 131072 5\ngfn 128 5\nend\n")
+        elif line.startswith("beat "):
+            reply = f"alive {self.told_cookie or self.cookie} {line[5:]}\n"
+            if self.delay:
+                threading.Timer(self.delay, self.say, [reply]).start()
+            else:
+                self.say(reply)
+
+
+class Hint:
+    def __init__(self, vm, path, *args):
+        self.lines = []
+        self.proc = subprocess.Popen([KVMEXT, "--json", "hint", "--vm", str(vm), "--port", path, *args],
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.proc.stdout:
+            self.lines.append(json.loads(line))
+
+    def saw(self, seconds=10, **want):
+        """Whether a line has come that says so"""
+        until = time.monotonic() + seconds * SLOW
+        while time.monotonic() < until:
+            if any(all(line.get(k) == v for k, v in want.items()) for line in self.lines):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def end(self, sig=signal.SIGTERM):
+        self.proc.send_signal(sig)
+        return self.proc.wait(30 * SLOW)
+
+
+def counts(name):
+    return [int(tool("get", name, c)[1]) for c in ("foreign", "no_lease")]
+
+
+def trusted(name):
+    """True, False, or None if that changed meanwhile"""
+    before = counts(name)
+    time.sleep(0.5 * SLOW)
+    after = counts(name)
+    foreign, no_lease = after[0] > before[0], after[1] > before[1]
+    return None if foreign == no_lease else foreign
+
+
+def settles(name, want, seconds=10):
+    until = time.monotonic() + seconds * SLOW
+    while time.monotonic() < until:
+        if trusted(name) is want:
+            return True
+    return False
+
+
+def test(tmp, vm):
+    path, name = f"{tmp}/port", f"skip_free@{vm}"
+    code, _, err = tool("hint", "--vm", vm, "--port", path)
+    ok(code == 9 and "kvmext load skip_free" in err, "without the policy: exit 9, and what to do", f"{code} {err}")
+    code, _, err = tool("load", f"{TOP}/build/bpf/skip_free.bpf.o", "--vm", vm)
+    ok(code == 0, "the policy", err)
+    code, _, err = tool("hint", "--vm", vm, "--port", path)
+    ok(code == 4 and "virtserialport" in err, "without a port: exit 4, and what to do", f"{code} {err}")
+    ok(trusted(name) is False, "nobody is trusted")
+
+    agent = Agent(path)
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted") and settles(name, True), "an agent that answers is trusted", f"{hint.lines}")
+    code, _, err = tool("hint", "--vm", vm, "--port", path)
+    ok(code == 8, "another kvmext hint: exit 8", f"{code} {err}")
+    ok(settles(name, True), "and the first goes on")
+
+    agent.answers = False
+    ok(hint.saw(state="silent") and settles(name, False), "one that stops to answer is not", f"{hint.lines}")
+    agent.answers = True
+    ok(settles(name, True), "until it answers again", f"{agent.heard[-5:]}")
+
+    agent.delay = LEASE * 1.5
+    ok(settles(name, False), "answers that come too late are worth nothing", f"{agent.heard[-5:]}")
+    agent.delay = 0
+    ok(settles(name, True), "and then they are not late")
+
+    agent.told_cookie = "dead"
+    ok(settles(name, False), "nor are those of another area", f"{agent.heard[-5:]}")
+    asked = agent.heard.count("register")
+    time.sleep(3)
+    ok(0 < agent.heard.count("register") - asked <= 4, "which is asked for once a second, however it answers",
+       f"{agent.heard[-50:]}")
+    asked = agent.heard.count("register")
+    agent.cookie, agent.told_cookie = "dead", None
+    ok(settles(name, True) and agent.heard.count("register") > asked, "told of, it is trusted",
+       f"{agent.heard[-5:]}")
+
+    agent.say("what is this\narea 1 0 5\ngfn 7 7\nend\nalive x y\n" + 100000 * "x")
+    ok(settles(name, True), "what makes no sense is passed over")
+    agent.say("\n")
+
+    # A guest that names frames that it does not have, or too many, harms nobody
+    agent.answers = False
+    agent.say("\narea 1 f00d 65536 3\ngfn 99999999999999 3\nend\narea 1 f00d 65536 3\ngfn 5 1000000\nend\n")
+    ok(settles(name, False), "an area that cannot be is none")
+    agent.answers = True
+    ok(settles(name, True), "the next is")
+
+    agent.answers = False
+    agent.say(f"bye {agent.cookie}\n")
+    ok(hint.saw(2, state="gone") and trusted(name) is False, "bye ends it at once", f"{hint.lines}")
+    agent.say("refused this kernel has KASAN\n")
+    ok(hint.saw(state="refused", reason="the guest refuses: this kernel has KASAN"), "and why is told", f"{hint.lines}")
+    agent.answers = True
+    ok(settles(name, True), "a new agent is trusted again", f"{agent.heard[-5:]}")
+
+    # With nobody to end the lease it ends by itself
+    hint.end(signal.SIGKILL)
+    time.sleep(LEASE)
+    ok(trusted(name) is False, "kvmext hint killed: nobody is trusted after a second")
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted") and settles(name, True), "and the next one begins")
+    code = hint.end()
+    ok(code == 0 and trusted(name) is False, "ended, it leaves no trust behind", f"{code}")
+
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted"), "once more")
+    code, _, err = tool("unload", name)
+    ended = hint.proc.wait(30 * SLOW)
+    err = hint.proc.stderr.read()
+    ok(ended == 0, "the policy is unloaded: it ends", f"{ended} {err} {hint.lines[-2:]}")
+
+
+def main():
+    hold = subprocess.Popen([f"{TOP}/build/tests/tool/vmhold"], stdout=subprocess.PIPE, text=True)
+    try:
+        hold.stdout.readline()
+        with tempfile.TemporaryDirectory(prefix="hint.") as tmp:
+            test(tmp, hold.pid)
+    finally:
+        hold.kill()
+    return plan()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
