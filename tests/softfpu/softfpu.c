@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A softirq that uses the FPU, every 100 us on the CPU that loads this: all the vector
+ * A softirq that uses the FPU, every millisecond on the CPU that loads this: all the vector
  * registers that the CPU has, so that with the XCR0 of a guest that has fewer it dies.
  */
 #include <linux/hrtimer.h>
@@ -54,7 +54,7 @@ static enum hrtimer_restart use(struct hrtimer *t)
 		kernel_fpu_end();
 		uses++;
 	}
-	hrtimer_forward_now(t, ns_to_ktime(100000));
+	hrtimer_forward_now(t, ns_to_ktime(NSEC_PER_MSEC));
 	return HRTIMER_RESTART;
 }
 
@@ -62,7 +62,7 @@ static int __init softfpu_init(void)
 {
 	hrtimer_init(&timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_SOFT);
 	timer.function = use;
-	hrtimer_start(&timer, ns_to_ktime(100000), HRTIMER_MODE_REL_PINNED_SOFT);
+	hrtimer_start(&timer, ns_to_ktime(NSEC_PER_MSEC), HRTIMER_MODE_REL_PINNED_SOFT);
 	return 0;
 }
 
