@@ -1239,15 +1239,9 @@ static int load(const char *file)
 {
 	const char *dir = getenv("KVMEXT_KMOD");
 	char path[4096];
-	int fd, ret;
 
 	snprintf(path, sizeof(path), "%s/%s", dir ?: ".", file);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return ret;
+	return ext_insmod(path, "");
 }
 
 static bool loaded(const char *name)

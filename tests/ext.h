@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bpf/probe.h"
@@ -456,6 +457,18 @@ static inline int table_policies(const char *table)
 static inline int policies(void)
 {
 	return table_policies("throttle");
+}
+
+/* As insmod: @params is "name=value ...". */
+static inline int ext_insmod(const char *path, const char *params)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = syscall(SYS_finit_module, fd, params, 0) ? -errno : 0;
+	close(fd);
+	return ret;
 }
 
 static inline int ext_write(const char *path, const char *text)

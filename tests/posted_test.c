@@ -69,19 +69,13 @@ static int load_module(void)
 {
 	char param[64], path[4096];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
-	int fd, ret;
 
 	if (n < 0)
 		return -errno;
 	path[n] = 0;
 	strcpy(strrchr(path, '/') + 1, "posted/posted.ko");
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
 	snprintf(param, sizeof(param), "remap_ops=0x%lx", remap_ops());
-	ret = syscall(SYS_finit_module, fd, param, 0) ? -errno : 0;
-	close(fd);
-	return ret;
+	return ext_insmod(path, param);
 }
 
 static struct posted_state state_of(int dev)

@@ -1529,18 +1529,12 @@ static int load_module(const char *name)
 {
 	char path[4096];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 64);
-	int fd, ret;
 
 	if (n < 0)
 		return -errno;
 	path[n] = 0;
 	sprintf(strrchr(path, '/') + 1, "%s/%s.ko", name, name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return ret;
+	return ext_insmod(path, "");
 }
 
 static long long softirq_uses(void)
