@@ -11,15 +11,18 @@
  *   host:  register            where is the area?
  *   host:  beat N              is it still to be trusted?
  *   host:  scan                look for free pages that the hooks did not see
- *   host:  zero KEEP           take all free memory but KEEP MiB once, so that it is zero
+ *   host:  moving              a migration is near or under way, for FREE_MOVING_MS from here on
+ *   host:  zero KEEP           take all free memory but KEEP MiB, so that it is zero
+ *   host:  release             give that back
  *   guest: area 1 COOKIE PFNS PAGES   followed by one line "gfn FIRST COUNT" for each run
  *                              of the area's pages in order, and "end"
  *   guest: alive COOKIE N      yes
  *   guest: scanned PAGES       "scan" is done, and found so many
- *   guest: zeroed PAGES        "zero" is done
+ *   guest: zeroed PAGES        so much is zero, and held
  *   guest: refused REASON      why there is no area, for people
  *   guest: bye COOKIE          the area is not to be trusted any more
  *
+ * What "zero" took is given back too if no "moving" comes, and as far as the guest needs it.
  * Numbers are decimal, COOKIE is hexadecimal.  What is not understood is passed over.
  *
  * The area is trusted for FREE_LEASE_MS from when the "beat" was sent that was answered: a word of the
@@ -37,6 +40,8 @@
 /* How often the host asks, and how long it trusts the area after an answer's question */
 #define FREE_BEAT_MS 250
 #define FREE_LEASE_MS 1000
+/* So long after the last "moving" the guest is as it was. */
+#define FREE_MOVING_MS 3000
 
 /**
  * struct free_head - the area's first page
@@ -44,12 +49,17 @@
  * @cookie: drawn when the area was made; no two areas have the same
  * @pfns: bits that the area has
  * @seq: odd while bits may be wrong; a reader looks before and after, as at a seqlock
+ * @lists: the guest's own: what the agent has set vm.percpu_pagelist_high_fraction to; 0 when it has
+ *	   not.  Here, as the next agent has to put it back if this one is killed.
+ * @lists_were: what it was
  */
 struct free_head {
 	__u64 magic;
 	__u64 cookie;
 	__u64 pfns;
 	__u64 seq;
+	__u64 lists;
+	__u64 lists_were;
 };
 
 /**

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -37,11 +38,19 @@
 #define TRY_US 50000
 #define ZERO_CHUNK (4ull << 20)
 #define ZERO_FLOOR_KIB (16ull << 10)
+#define ZERO_LOOK_US 20000
+#define LISTS "/proc/sys/vm/percpu_pagelist_high_fraction"
+/* So much for a CPU, if that is not less than the kernel's least, four batches */
+#define LISTS_KIB 1024
+#define LISTS_FRACTION_MIN 8
+/* A CPU's limit falls by an eighth each time, unless it frees something before. */
+#define LISTS_DRAINS 40
 
-enum { OPT_PORT = 0x300, OPT_CHECK, OPT_STOP };
+enum { OPT_PORT = 0x300, OPT_CHECK, OPT_STOP, OPT_LISTS };
 
 struct guest_args {
 	const char *port;
+	bool keep_lists;
 	bool check;
 	bool stop;
 };
@@ -54,6 +63,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPT_PORT:
 		a->port = arg;
 		return 0;
+	case OPT_LISTS:
+		a->keep_lists = true;
+		return 0;
 	case OPT_CHECK:
 		a->check = true;
 		return 0;
@@ -65,8 +77,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (a->check && a->stop)
 			return fail_usage("guest", "--check and --stop exclude each other"), EINVAL;
-		if ((a->check || a->stop) && a->port)
-			return fail_usage("guest", "--port is for the agent itself"), EINVAL;
+		if ((a->check || a->stop) && (a->port || a->keep_lists))
+			return fail_usage("guest",
+					  "--port and --keep-lists are for the agent itself"),
+			       EINVAL;
 		return 0;
 	}
 	return ARGP_ERR_UNKNOWN;
@@ -74,6 +88,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
 	{ "port", OPT_PORT, "FILE", 0, "the device that leads to the host (" FREE_PORT ")", 0 },
+	{ "keep-lists", OPT_LISTS, NULL, 0,
+	  "leave the CPUs' own lists of free pages as they are during a migration", 0 },
 	{ "check", OPT_CHECK, NULL, 0, "compare the bits with the pages, once", 0 },
 	{ "stop", OPT_STOP, NULL, 0, "end it, and take the programs out of the kernel", 0 },
 	{}
@@ -273,6 +289,8 @@ struct guest {
 	uint64_t scan_set;
 	bool scanning, checking;
 	struct guest_region sum;
+	uint64_t moving_until; /* 0 while no migration is near */
+	bool keep_lists;
 	int zero_fd;
 	pid_t zero_pid;
 	uint64_t wrong_pfn;
@@ -766,19 +784,158 @@ static uint64_t meminfo(const char *key)
 	return kib;
 }
 
+static int64_t read_number(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	int64_t val = -1;
+
+	if (f && fscanf(f, "%" SCNd64, &val) != 1)
+		val = -1;
+	if (f)
+		fclose(f);
+	return val;
+}
+
+static bool write_number(const char *path, int64_t val)
+{
+	FILE *f = fopen(path, "we");
+	bool ok = f && fprintf(f, "%" PRId64 "\n", val) > 0;
+
+	if (f && fclose(f))
+		ok = false;
+	return ok;
+}
+
 /*
- * Takes free memory, which the kernel zeroes, and gives it all back.  In a process of its own, the first
- * one to go if memory gets short.  The host's own way would be to discard the pages, but for that it
- * must be the VMM: process_madvise() of 6.12 discards in no other process.  And here there is nothing to
- * undo when a migration is cancelled.
+ * Pages that a CPU keeps for itself count as in use: up to an eighth of memory, shared by the CPUs,
+ * which is dirty again as often as they use it.  In a migration they are made to keep less, and give
+ * back what they have.
+ */
+static void lists_short(struct guest *x)
+{
+	int64_t was = read_number(LISTS);
+	int64_t want = meminfo("MemTotal") / LISTS_KIB / sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (want < LISTS_FRACTION_MIN)
+		want = LISTS_FRACTION_MIN;
+	if (x->keep_lists || x->head->lists || was < 0 || was >= want)
+		return;
+	x->head->lists_were = was;
+	x->head->lists = want;
+	if (!write_number(LISTS, want)) {
+		x->head->lists = 0;
+		x->keep_lists = true;
+		say("the CPUs' lists of free pages stay as they are: cannot write " LISTS ": %s",
+		    strerror(errno));
+		return;
+	}
+	/* As vmstat's own worker does, which need not run on an idle CPU. */
+	for (int i = 0; i < LISTS_DRAINS; i++)
+		if (!write_number("/proc/sys/vm/stat_refresh", 1))
+			break;
+	say("a migration: CPUs keep less free memory for themselves");
+}
+
+/* Unless somebody has set it since */
+static void lists_restore(struct guest *x)
+{
+	if (!x->head->lists)
+		return;
+	if (read_number(LISTS) == (int64_t)x->head->lists &&
+	    write_number(LISTS, x->head->lists_were))
+		say("no migration: CPUs keep what free memory they will");
+	x->head->lists = 0;
+}
+
+static void moving(struct guest *x)
+{
+	if (!x->moving_until)
+		lists_short(x);
+	x->moving_until = clock_ns() + FREE_MOVING_MS * 1000000ull;
+}
+
+/* 4 MiB of memory that was free, if KEEP KiB stay so; aligned, so that it can be of huge pages */
+static void *take_chunk(uint64_t keep, bool huge)
+{
+	size_t room = ZERO_CHUNK * 2;
+	char *p, *at;
+
+	/* The cache is not to shrink for this. */
+	if (meminfo("MemFree") < keep + (ZERO_CHUNK >> 10) ||
+	    meminfo("MemAvailable") < keep + (ZERO_CHUNK >> 10))
+		return NULL;
+	p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	at = (char *)(((uintptr_t)p + ZERO_CHUNK - 1) & ~(ZERO_CHUNK - 1));
+	if (at > p)
+		munmap(p, at - p);
+	if (at + ZERO_CHUNK < p + room)
+		munmap(at + ZERO_CHUNK, p + room - at - ZERO_CHUNK);
+	/* A kernel without huge pages has none to be asked for. */
+	madvise(at, ZERO_CHUNK, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	if (madvise(at, ZERO_CHUNK, MADV_POPULATE_WRITE)) {
+		munmap(at, ZERO_CHUNK);
+		return NULL;
+	}
+	return at;
+}
+
+/* Free memory, in KiB, at which the kernel is content with each zone */
+static uint64_t watermarks(void)
+{
+	FILE *f = fopen("/proc/zoneinfo", "re");
+	uint64_t sum = 0, pages;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, " high %" SCNu64, &pages) == 1)
+			sum += pages * (PAGE >> 10);
+	if (f)
+		fclose(f);
+	return sum;
+}
+
+/* Until killed: gives back what the guest needs, before the kernel looks for memory. */
+static void hold(void **chunk, uint64_t n, uint64_t keep)
+{
+	while (n) {
+		usleep(ZERO_LOOK_US);
+		if (meminfo("MemFree") > keep / 2)
+			continue;
+		for (uint64_t freed = 0; n && freed < keep; freed += ZERO_CHUNK >> 10)
+			munmap(chunk[--n], ZERO_CHUNK);
+	}
+}
+
+static void release(struct guest *x)
+{
+	if (x->zero_fd >= 0)
+		close(x->zero_fd);
+	x->zero_fd = -1;
+	if (x->zero_pid > 0) {
+		kill(x->zero_pid, SIGKILL);
+		waitpid(x->zero_pid, NULL, 0);
+	}
+	x->zero_pid = 0;
+}
+
+/*
+ * Takes free memory, which the kernel zeroes, and holds it until it has been sent: what is used
+ * meanwhile is then the rest again and again, rather than one zeroed page after the other.  In a process
+ * of its own, the first one to go if memory gets short.  The host's own way would be to discard the pages,
+ * but for that it must be the VMM: process_madvise() of 6.12 discards in no other process.  And here
+ * there is nothing to undo when a migration is cancelled.
  */
 static void zero(struct guest *x, uint64_t keep_mib)
 {
-	uint64_t keep = keep_mib << 10, floor = ZERO_FLOOR_KIB, had, pages = 0, n = 0;
+	uint64_t keep = keep_mib << 10, floor = ZERO_FLOOR_KIB, max, pages, left, n = 0;
+	pid_t agent = getpid();
 	int fds[2], oom;
 	void **chunk;
 
-	if (x->zero_pid > 0 || pipe2(fds, O_CLOEXEC))
+	release(x);
+	if (pipe2(fds, O_CLOEXEC))
 		return;
 	x->zero_pid = fork();
 	x->zero_fd = fds[0];
@@ -787,36 +944,30 @@ static void zero(struct guest *x, uint64_t keep_mib)
 		return;
 	}
 	oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	if (oom < 0 || write(oom, "1000", 4) != 4)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != agent || oom < 0 ||
+	    write(oom, "1000", 4) != 4)
 		_exit(1);
 	if (nice(10) < 0)
 		errno = 0;
+	if (floor < 2 * watermarks())
+		floor = 2 * watermarks();
 	keep = keep > floor ? keep : floor;
-	had = meminfo("MemAvailable");
-	chunk = calloc(had / (ZERO_CHUNK >> 10) + 1, sizeof(*chunk));
-	while (chunk && n <= had / (ZERO_CHUNK >> 10)) {
-		void *p;
-
-		/* The cache is not to shrink for this. */
-		if (meminfo("MemFree") < keep + (ZERO_CHUNK >> 10) ||
-		    meminfo("MemAvailable") < keep + (ZERO_CHUNK >> 10))
-			break;
-		p = mmap(NULL, ZERO_CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			 0);
-		if (p == MAP_FAILED)
-			break;
-		/* 2 MiB pages where there are some: half the chunks are split else. */
-		if (madvise(p, ZERO_CHUNK, MADV_POPULATE_WRITE)) {
-			munmap(p, ZERO_CHUNK);
-			break;
-		}
-		chunk[n++] = p;
-		pages += ZERO_CHUNK / PAGE;
-	}
-	for (uint64_t i = 0; i < n; i++)
-		munmap(chunk[i], ZERO_CHUNK);
-	if (write(fds[1], &pages, sizeof(pages)) != sizeof(pages))
-		_exit(1);
+	max = meminfo("MemAvailable") / (ZERO_CHUNK >> 10);
+	chunk = calloc(max, sizeof(*chunk));
+	while (chunk && n < max && (chunk[n] = take_chunk(keep, true)))
+		n++;
+	/*
+	 * What is left lies in crumbs, as huge pages were taken where there were some.  So much in huge
+	 * pages given back, and small ones taken instead: the allocator gives crumbs first.
+	 */
+	left = n;
+	for (uint64_t freed = 0; left && freed < keep; freed += ZERO_CHUNK >> 10)
+		munmap(chunk[--left], ZERO_CHUNK);
+	pages = n * (ZERO_CHUNK / PAGE);
+	for (max = n, n = left; n < max && (chunk[n] = take_chunk(keep, false));)
+		n++;
+	if (write(fds[1], &pages, sizeof(pages)) == sizeof(pages))
+		hold(chunk, n, keep);
 	_exit(0);
 }
 
@@ -827,9 +978,7 @@ static void zero_done(struct guest *x)
 	if (read(x->zero_fd, &pages, sizeof(pages)) != sizeof(pages))
 		pages = 0;
 	close(x->zero_fd);
-	waitpid(x->zero_pid, NULL, 0);
 	x->zero_fd = -1;
-	x->zero_pid = 0;
 	port_send(&x->port, "zeroed %" PRIu64 "\n", pages);
 	say("%" PRIu64 " free pages zeroed", pages);
 }
@@ -848,13 +997,18 @@ static void handle(struct guest *x, const char *line)
 	} else if (sscanf(line, "beat %" SCNu64, &n) == 1) {
 		port_send(&x->port, "alive %" PRIx64 " %" PRIu64 "\n", (uint64_t)x->head->cookie,
 			  n);
+	} else if (!strcmp(line, "moving")) {
+		moving(x);
 	} else if (!strcmp(line, "scan")) {
 		/* One that is under way begins anew behind its end. */
 		x->scan_at = 0;
 		x->scan_set = 0;
 		x->scanning = true;
 	} else if (sscanf(line, "zero %" SCNu64, &n) == 1 && n <= 1ull << 30) {
+		moving(x);
 		zero(x, n);
+	} else if (!strcmp(line, "release")) {
+		release(x);
 	}
 }
 
@@ -873,6 +1027,11 @@ static void serve(struct guest *x)
 		x->reason = distrust(x);
 		while (!x->reason && (line = port_line(&x->port)))
 			handle(x, line);
+		if (x->moving_until && clock_ns() > x->moving_until) {
+			x->moving_until = 0;
+			release(x);
+			lists_restore(x);
+		}
 		if (p[1].revents)
 			zero_done(x);
 		if (p[0].revents & (POLLHUP | POLLERR)) {
@@ -967,10 +1126,12 @@ static int agent(struct guest *x)
 	    old ? "goes on with" : "keeps", x->pfns, x->bytes / PAGE, x->scan_set);
 	fflush(stdout);
 	show_state(x, old ? "resumed" : "begun", NULL);
+	/* As one that was killed has left it */
+	lists_restore(x);
 	serve(x);
+	release(x);
+	lists_restore(x);
 	withdraw(x);
-	if (x->zero_pid > 0)
-		kill(x->zero_pid, SIGKILL);
 	port_send(&x->port, "bye %" PRIx64 "\n", (uint64_t)x->head->cookie);
 	if (x->reason)
 		port_send(&x->port, "refused %s\n", x->reason);
@@ -1026,8 +1187,10 @@ static int stop(struct guest *x)
 
 	if (ret != OK)
 		return ret;
-	if (adopt(x, false))
+	if (adopt(x, false)) {
+		lists_restore(x);
 		withdraw(x);
+	}
 	/* An agent that runs sees it, and unpins. */
 	for (int i = 0; i < 50 && flock(x->lock, LOCK_EX | LOCK_NB); i++)
 		usleep(100000);
@@ -1065,6 +1228,7 @@ int cmd_guest(int argc, char **argv)
 		return check_once(&x);
 	if (a.stop)
 		return stop(&x);
+	x.keep_lists = a.keep_lists;
 	x.port.path = a.port ? str("%s", a.port) : port_find();
 	if (!x.port.path)
 		return fail(E_ENV, "give the VM a virtserialport with name=" FREE_PORT,

@@ -27,6 +27,8 @@
 /* So long without a harvest, and the next one is that of another migration. */
 #define QUIET_NS 10000000000ull
 #define SHOW_NS 2000000000ull
+/* A first pass may take long without one: so long a migration is taken to go on. */
+#define MOVING_NS 60000000000ull
 #define BEAT_NS (FREE_BEAT_MS * 1000000ull)
 #define LEASE_NS (FREE_LEASE_MS * 1000000ull)
 /* Of a physical address */
@@ -68,8 +70,8 @@ struct hint {
 	/* beats that may still be answered */
 	uint64_t beat, sent_ns[BEATS];
 	uint64_t next_beat, next_ask, asked_ns, next_show;
-	uint64_t words, words_ns;
-	uint64_t shown;
+	uint64_t words, words_ns, shown_words;
+	uint64_t moving_until;
 	bool zero_sent;
 	bool asking; /* A guest that tells of itself, again and again, is not to keep us busy. */
 };
@@ -357,6 +359,7 @@ static void heard(struct hint *h, char *line)
 	} else if (sscanf(line, "zeroed %" SCNu64, &n) == 1) {
 		say("the guest has zeroed %" PRIu64 " free pages", n);
 		show(h, "zeroed", NULL, n);
+		h->moving_until = clock_ns() + MOVING_NS;
 	} else if (sscanf(line, "scanned %" SCNu64, &n) == 1) {
 		show(h, "scanned", NULL, n);
 	} else {
@@ -404,15 +407,28 @@ static bool pace(struct hint *h)
 		h->asking = true;
 		h->next_ask = now + ASK_NS;
 	}
+	if (h->state == S_TRUSTED && h->a->zero >= 0 && !h->zero_sent) {
+		/* What CPUs keep for themselves is to be zeroed too. */
+		tell(h, str("moving\nzero %" PRId64 "\n", h->a->zero));
+		h->zero_sent = true;
+		h->moving_until = now + MOVING_NS;
+	}
 	if (now >= h->next_beat && h->cookie) {
+		look(h);
+		words = counter(h, "words");
+		/* A migration begins: a second before it is to know all that is free. */
+		if (words != h->words && now - h->words_ns > QUIET_NS)
+			tell(h, "scan\n");
+		if (words != h->words) {
+			h->words_ns = now;
+			h->moving_until = now + MOVING_NS;
+		}
+		h->words = words;
 		h->beat++;
 		h->sent_ns[h->beat % BEATS] = now;
-		tell(h, str("beat %" PRIu64 "\n", h->beat));
+		tell(h,
+		     str("%sbeat %" PRIu64 "\n", now < h->moving_until ? "moving\n" : "", h->beat));
 		h->next_beat = now + BEAT_NS;
-	}
-	if (h->state == S_TRUSTED && h->a->zero >= 0 && !h->zero_sent) {
-		tell(h, str("zero %" PRId64 "\n", h->a->zero));
-		h->zero_sent = true;
 	}
 	if (now < h->next_show)
 		return true;
@@ -423,18 +439,14 @@ static bool pace(struct hint *h)
 	}
 	look(h);
 	words = counter(h, "words");
-	/* A migration begins: a second before it is to know all that is free. */
-	if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie)
-		tell(h, "scan\n");
-	if (words != h->words) {
-		h->words_ns = now;
+	if (words != h->shown_words) {
 		if (!g.json)
 			say("%" PRIu64 " pages were left out, %" PRIu64 " sent, of these %" PRIu64
 			    " that had been left out before",
 			    counter(h, "skipped"), counter(h, "sent"), counter(h, "taken_back"));
 		show(h, "progress", NULL, -1);
 	}
-	h->words = words;
+	h->shown_words = words;
 	return true;
 }
 
@@ -458,7 +470,7 @@ static int hint(const struct hint_args *a)
 	/* As of one that was killed it may be left. */
 	end_lease(h);
 	look(h);
-	h->words = counter(h, "words");
+	h->words = h->shown_words = counter(h, "words");
 	if (g.json)
 		j_lines();
 	run_begin(&a->run);
@@ -468,6 +480,8 @@ static int hint(const struct hint_args *a)
 			break;
 	}
 	end_lease(h);
+	if (h->zero_sent)
+		tell(h, "release\n");
 	if (!open)
 		set_state(h, S_GONE, "the VM has closed the port");
 	run_end(&a->run);

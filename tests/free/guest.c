@@ -9,7 +9,9 @@
  *   signal N            to that, and the wait for its end
  *   exec PROGRAM ARG..  and its exit status
  *   write FILE TEXT     into a file of sysfs or procfs
- *   stat, stalls        free pages, as /proc/zoneinfo has them; how often a task had to compact
+ *   stat, lists         free pages, and those in the CPUs' own lists, as /proc/zoneinfo has them
+ *   vmstat NAME         that line of /proc/vmstat
+ *   read FILE           the number that is there
  *   frag N              N MiB in crumbs, then huge pages
  *   anon, thp, file, spawn N   N MiB (processes) at once taken, written and freed
  *   hold N              N MiB that are kept, with contents to verify
@@ -349,8 +351,15 @@ static void obey(char *line)
 		close(fd);
 	} else if (!strcmp(words[0], "stat")) {
 		n = kernel_sum("/proc/zoneinfo", " nr_free_pages %ld");
-	} else if (!strcmp(words[0], "stalls")) {
-		n = kernel_sum("/proc/vmstat", "compact_stall %ld");
+	} else if (!strcmp(words[0], "lists")) {
+		n = kernel_sum("/proc/zoneinfo", " count: %ld");
+	} else if (!strcmp(words[0], "vmstat") && k == 2) {
+		char fmt[64];
+
+		snprintf(fmt, sizeof(fmt), "%.50s %%ld", words[1]);
+		n = kernel_sum("/proc/vmstat", fmt);
+	} else if (!strcmp(words[0], "read") && k == 2) {
+		n = kernel_sum(words[1], "%ld");
 	} else if (!strcmp(words[0], "frag")) {
 		in_child(frag, n);
 	} else if (!strcmp(words[0], "anon")) {

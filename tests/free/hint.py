@@ -79,6 +79,13 @@ class Agent:
                 self.say(reply)
 
 
+    def hears(self, what, seconds=10):
+        until = time.monotonic() + seconds * SLOW
+        while what not in self.heard and time.monotonic() < until:
+            time.sleep(0.05)
+        return what in self.heard
+
+
 class Hint:
     def __init__(self, vm, path, *args):
         self.lines = []
@@ -138,6 +145,7 @@ def test(tmp, vm):
     agent = Agent(path)
     hint = Hint(vm, path)
     ok(hint.saw(state="trusted") and settles(name, True), "an agent that answers is trusted", f"{hint.lines}")
+    ok(agent.hears("moving"), "as the log is taken, it hears that the guest moves", f"{agent.heard[-5:]}")
     code, _, err = tool("hint", "--vm", vm, "--port", path)
     ok(code == 8, "another kvmext hint: exit 8", f"{code} {err}")
     ok(settles(name, True), "and the first goes on")
@@ -190,6 +198,15 @@ def test(tmp, vm):
     ok(hint.saw(state="trusted") and settles(name, True), "and the next one begins")
     code = hint.end()
     ok(code == 0 and trusted(name) is False, "ended, it leaves no trust behind", f"{code}")
+
+    agent.heard.clear()
+    hint = Hint(vm, path, "--zero", "77")
+    ok(agent.hears("zero 77") and "moving" in agent.heard[:agent.heard.index("zero 77")] and
+       "release" not in agent.heard, "--zero: before it the guest hears that it is to move", f"{agent.heard}")
+    agent.say("zeroed 4711\n")
+    ok(hint.saw(event="zeroed", pages=4711), "the guest has zeroed its memory", f"{hint.lines[-2:]}")
+    hint.end()
+    ok(agent.hears("release"), "at the end it may have it back", f"{agent.heard[-5:]}")
 
     hint = Hint(vm, path)
     ok(hint.saw(state="trusted"), "once more")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A Linux guest that tells which of its pages are free, on a KVM host: for the tests and the bench."""
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from migrate import Failed, SLOW  # noqa: E402
 KVMEXT = os.path.join(TOP, "build/kvmext")
 PORT = "org.kvm_ext.free"
 MIB = 1 << 20
+MOVING = 3              # s, FREE_MOVING_MS
 
 
 def initrd(path):
@@ -187,6 +189,24 @@ class Port:
     def beat(self, cookie, n):
         self.say(f"beat {n}")
         self.line(f"^alive {cookie} {n}$")
+
+    @contextlib.contextmanager
+    def moving(self):
+        """A host that says so all the time"""
+        over = threading.Event()
+
+        def say():
+            self.say("moving")
+            while not over.wait(0.3):
+                self.say("moving")
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def close(self):
         self.sock.close()

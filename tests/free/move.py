@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """Migrate a guest that tells its free pages, and look at every page it holds at the destination.
 
-Runs in the test machine. Without --runs: each mode under each load once, a JSON object a line into
+Runs in the test machine. Without --runs: each mode under each load --times times, a JSON object a line into
 --out. With --runs N: N migrations of one guest, from QEMU to QEMU, that takes, frees and writes memory at
-full speed on all vCPUs all the while, under skip_free; prints TAP.
+full speed on all vCPUs all the while, under skip_free, every other one with what is free zeroed and held; prints TAP.
 
   plain   QEMU as it is
   hinting QEMU with virtio-balloon's free-page-hint
   skip    the policy skip_free
-  zero    and the guest's free memory zeroed before
+  zero    and the guest's free memory zeroed before, and held
 """
 
 import argparse
@@ -26,7 +26,7 @@ from results import ok, plan
 
 MODES = ("plain", "hinting", "skip", "zero")
 LOADS = ("idle", "build")
-KEEP_MIB = 32
+KEEP_MIB = 16
 
 
 def log(text):
@@ -48,15 +48,15 @@ def cpu_ms(pid, tid=None):
 class Skip:
     """Policy and hint for one VM"""
 
-    def __init__(self, guest, zero=False):
+    def __init__(self, guest, zero=None):
         self.guest, self.out = guest, f"{guest.tmp}/{guest.name}.hint"
         tool("load", f"{TOP}/build/bpf/skip_free.bpf.o", "--vm", guest.pid)
-        args = ["--zero", str(KEEP_MIB)] if zero else []
+        args = ["--zero", str(zero)] if zero is not None else []
         with open(self.out, "wb") as out:
             self.proc = subprocess.Popen([KVMEXT, "hint", "--json", "--vm", str(guest.pid), "--port",
                                           guest.sock, *args], stdout=out, stderr=subprocess.STDOUT)
         self.wait(lambda e: e.get("state") == "trusted", "to be trusted")
-        if zero:
+        if zero is not None:
             self.wait(lambda e: e.get("event") == "zeroed", "zeroed memory")
 
     def events(self):
@@ -139,7 +139,8 @@ def measure(tmp, mode, load, opt):
         row["free_mib"] = round(src.do("stat") / 256)
         dst = Guest(tmp, "dst", mem=f"{opt.mem}M", balloon=balloon, incoming=f"unix:{tmp}/m.sock")
         if mode in ("skip", "zero"):
-            skip = Skip(src, mode == "zero")
+            skip = Skip(src, opt.keep if mode == "zero" else None)
+        row["per_cpu_mib"] = round(src.do("lists") / 256, 1)
         before = [cpu_ms(src.pid, t) for t in src.tids()]
         row |= move(src, dst, f"{tmp}/m.sock", opt.bandwidth, 300)
         row["vcpus_cpu_ms"] = [cpu_ms(src.pid, t) - b for t, b in zip(src.tids(), before)]
@@ -164,8 +165,9 @@ def measure(tmp, mode, load, opt):
 def bench(opt):
     good = True
     with tempfile.TemporaryDirectory(prefix="free.") as tmp, open(opt.out, "a") as out:
-        for load in opt.loads.split(","):
-            for mode in opt.modes.split(","):
+        # In turn, so that what changes on the build machine meets all of them.
+        for _ in range(opt.times):
+            for load, mode in ((l, m) for l in opt.loads.split(",") for m in opt.modes.split(",")):
                 row = measure(tmp, mode, load, opt)
                 log(f"{load:6} {mode:8} " + (row.get("error") or " ".join(
                     f"{k}={row[k]}" for k in ("first_pass_mib", "sent_mib", "total_ms", "downtime_ms", "rounds"))
@@ -178,7 +180,7 @@ def bench(opt):
 
 def storm(opt):
     """One guest on its way through many QEMUs; each time all it holds is right"""
-    skipped = 0
+    skipped, lists = 0, "read /proc/sys/vm/percpu_pagelist_high_fraction"
     with tempfile.TemporaryDirectory(prefix="free.") as tmp:
         guest = Guest(tmp, "vm0", mem="256M")
         try:
@@ -187,7 +189,9 @@ def storm(opt):
             guest.wait("free ones found")
             for run in range(opt.runs):
                 guest.do(f"storm {2 + run % 3}")
-                skip = Skip(guest)
+                skip = Skip(guest, KEEP_MIB if run % 2 else None)
+                if not run:
+                    ok(guest.do(lists) == 0, "before a migration the guest's lists of free pages are left as they are")
                 sock = f"{tmp}/{run}.sock"
                 to = Guest(tmp, f"vm{run + 1}", mem="256M", incoming=f"unix:{sock}")
                 row = move(guest, to, sock, 4096, 500, limit=6)
@@ -204,6 +208,8 @@ def storm(opt):
                           f"back; {seen['pages']} pages were looked at so far, all right",
                           f"{seen} {counts} {row}"):
                     break
+            time.sleep(lab.MOVING + 2)
+            ok(guest.do(lists) == 0, "and so they are after it")
             status, said = guest.check()
             ok(status == 0 and said.get("wrong") == 0, "and the agent's bits are right at the end", f"{said}")
         except Failed as err:
@@ -217,10 +223,11 @@ def storm(opt):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--runs", type=int, default=0, help="migrations of one guest in a storm")
+    p.add_argument("--times", type=int, default=3, help="migrations of each sort (3)")
     p.add_argument("--modes", default=",".join(MODES))
     p.add_argument("--loads", default=",".join(LOADS))
     p.add_argument("--out", default="/dev/stdout")
-    for name, value in (("mem", 512), ("hold", 64), ("bandwidth", 40)):
+    for name, value in (("mem", 512), ("hold", 64), ("bandwidth", 40), ("keep", KEEP_MIB)):
         p.add_argument("--" + name, type=int, default=value, help=f"MiB ({value})")
     opt = p.parse_args()
     return storm(opt) if opt.runs else bench(opt)
