@@ -22,6 +22,7 @@ fails 2 "port SOCKET is needed" "hint without a port" hint --vm 1
 fails 2 "no number of MiB" "hint --zero without a number" hint --vm 1 --port /x --zero much
 fails 7 "has no VM" "hint for what is no VM" hint --vm $$ --port /x
 fails 2 "exclude each other" "guest to check and stop" guest --check --stop
+fails 2 "for the agent itself" "guest to check, and how to run" guest --check --keep-lists
 fails 2 "not expected" "guest with an argument" guest x
 fails 4 "no port to the host" "guest without a port" guest
 fails 4 "no free pages are kept" "a check where no agent runs" guest --check

@@ -20,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -899,6 +900,8 @@ static uint64_t watermarks(void)
 /* Until killed: gives back what the guest needs, before the kernel looks for memory. */
 static void hold(void **chunk, uint64_t n, uint64_t keep)
 {
+	if (setpriority(PRIO_PROCESS, 0, 0))
+		errno = 0;
 	while (n) {
 		usleep(ZERO_LOOK_US);
 		if (meminfo("MemFree") > keep / 2)

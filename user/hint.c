@@ -109,7 +109,7 @@ static const struct argp_option options[] = {
 	{ "vm", OPT_VM, "PID", 0, "the VM, by its VMM's process id", 0 },
 	{ "port", OPT_SOCKET, "SOCKET", 0, "the host's end of the guest's port " FREE_PORT, 0 },
 	{ "zero", OPT_ZERO, "MIB", 0,
-	  "have the guest zero its free memory but that much, which is sent as zeroes then", 0 },
+	  "have the guest zero its free memory but that much, and hold it till it is sent", 0 },
 	{ "for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 },
 	{}
 };

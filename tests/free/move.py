@@ -214,6 +214,8 @@ def storm(opt):
             ok(status == 0 and said.get("wrong") == 0, "and the agent's bits are right at the end", f"{said}")
         except Failed as err:
             ok(False, f"{opt.runs} migrations", f"{err}; {guest.lines[-5:]}")
+            # What its kernel has said
+            print("\n".join(f"# {l}" for l in guest.lines if l.startswith("["))[-20000:], flush=True)
         finally:
             guest.kill()
     print(f"# {skipped} pages left out in all", flush=True)
