@@ -20,8 +20,8 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -932,7 +932,7 @@ static void release(struct guest *x)
  */
 static void zero(struct guest *x, uint64_t keep_mib)
 {
-	uint64_t keep = keep_mib << 10, floor = ZERO_FLOOR_KIB, max, pages, left, n = 0;
+	uint64_t keep = keep_mib << 10, floor, max, pages, left, n = 0;
 	pid_t agent = getpid();
 	int fds[2], oom;
 	void **chunk;
@@ -952,8 +952,9 @@ static void zero(struct guest *x, uint64_t keep_mib)
 		_exit(1);
 	if (nice(10) < 0)
 		errno = 0;
-	if (floor < 2 * watermarks())
-		floor = 2 * watermarks();
+	floor = 2 * watermarks();
+	if (floor < ZERO_FLOOR_KIB)
+		floor = ZERO_FLOOR_KIB;
 	keep = keep > floor ? keep : floor;
 	max = meminfo("MemAvailable") / (ZERO_CHUNK >> 10);
 	chunk = calloc(max, sizeof(*chunk));

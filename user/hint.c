@@ -413,22 +413,24 @@ static bool pace(struct hint *h)
 		h->zero_sent = true;
 		h->moving_until = now + MOVING_NS;
 	}
-	if (now >= h->next_beat && h->cookie) {
+	if (now >= h->next_beat) {
 		look(h);
 		words = counter(h, "words");
 		/* A migration begins: a second before it is to know all that is free. */
-		if (words != h->words && now - h->words_ns > QUIET_NS)
+		if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie)
 			tell(h, "scan\n");
 		if (words != h->words) {
 			h->words_ns = now;
 			h->moving_until = now + MOVING_NS;
 		}
 		h->words = words;
-		h->beat++;
-		h->sent_ns[h->beat % BEATS] = now;
-		tell(h,
-		     str("%sbeat %" PRIu64 "\n", now < h->moving_until ? "moving\n" : "", h->beat));
 		h->next_beat = now + BEAT_NS;
+		if (h->cookie) {
+			h->beat++;
+			h->sent_ns[h->beat % BEATS] = now;
+			tell(h, str("%sbeat %" PRIu64 "\n", now < h->moving_until ? "moving\n" : "",
+				    h->beat));
+		}
 	}
 	if (now < h->next_show)
 		return true;
@@ -437,16 +439,15 @@ static bool pace(struct hint *h)
 		set_state(h, S_GONE, "the policy is gone, or another is in its place");
 		return false;
 	}
-	look(h);
-	words = counter(h, "words");
-	if (words != h->shown_words) {
+	if (h->words != h->shown_words) {
+		look(h);
 		if (!g.json)
 			say("%" PRIu64 " pages were left out, %" PRIu64 " sent, of these %" PRIu64
 			    " that had been left out before",
 			    counter(h, "skipped"), counter(h, "sent"), counter(h, "taken_back"));
 		show(h, "progress", NULL, -1);
 	}
-	h->shown_words = words;
+	h->shown_words = h->words;
 	return true;
 }
 

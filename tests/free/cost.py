@@ -18,9 +18,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import tty
+
+import lab
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 KVMEXT, LOAD = f"{TOP}/build/kvmext", f"{TOP}/build/tests/free/guest"
@@ -45,23 +46,11 @@ def cpu(agent):
         return int(f.read().split()[0]) // 1000
 
 
-@contextlib.contextmanager
 def host(fd, state):
     """The host's end of the port. What the agent answers is not waited for."""
-    over = threading.Event()
-
-    def say():
-        while not over.wait(0.25):
-            os.write(fd, b"moving\n")
-
-    thread = threading.Thread(target=say)
     if state == "moving":
-        thread.start()
-        time.sleep(1)
-    yield
-    over.set()
-    if state == "moving":
-        thread.join()
+        return lab.moving(lambda line: os.write(fd, line.encode() + b"\n"))
+    return contextlib.nullcontext()
 
 
 def inside(pairs):
@@ -78,6 +67,7 @@ def inside(pairs):
                 if "found" not in agent.stdout.readline():
                     sys.exit("cost.py: the agent did not start")
             with host(master, state):
+                time.sleep(1)
                 for load in LOADS:
                     begun = cpu(agent)
                     took = once(load)

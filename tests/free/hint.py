@@ -78,7 +78,6 @@ class Agent:
             else:
                 self.say(reply)
 
-
     def hears(self, what, seconds=10):
         until = time.monotonic() + seconds * SLOW
         while what not in self.heard and time.monotonic() < until:

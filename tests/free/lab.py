@@ -142,6 +142,25 @@ class Guest:
         self.err.close()
 
 
+@contextlib.contextmanager
+def moving(say):
+    """A host that says so all the time"""
+    over = threading.Event()
+
+    def run():
+        say("moving")
+        while not over.wait(0.25):
+            say("moving")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 class Port:
     """The host's end of the port, by hand"""
 
@@ -189,24 +208,6 @@ class Port:
     def beat(self, cookie, n):
         self.say(f"beat {n}")
         self.line(f"^alive {cookie} {n}$")
-
-    @contextlib.contextmanager
-    def moving(self):
-        """A host that says so all the time"""
-        over = threading.Event()
-
-        def say():
-            self.say("moving")
-            while not over.wait(0.3):
-                self.say("moving")
-
-        thread = threading.Thread(target=say)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
 
     def close(self):
         self.sock.close()

@@ -131,7 +131,7 @@ def measure(tmp, mode, load, opt):
         src.do(f"anon {opt.mem - opt.hold - 150}")
         src.do("spawn 20")
         if mode in ("skip", "zero"):
-            src.do("agent")
+            src.do(f"agent {opt.agent}")
             src.wait("free ones found")
         if load == "build":
             src.do("build 2")
@@ -226,6 +226,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--runs", type=int, default=0, help="migrations of one guest in a storm")
     p.add_argument("--times", type=int, default=3, help="migrations of each sort (3)")
+    p.add_argument("--agent", default="", help="options of kvmext guest in the bench, such as --keep-lists")
     p.add_argument("--modes", default=",".join(MODES))
     p.add_argument("--loads", default=",".join(LOADS))
     p.add_argument("--out", default="/dev/stdout")

@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import lab
-from lab import Failed, Guest, MIB, Port
+from lab import Failed, Guest, MIB, Port, moving
 from results import ok, plan
 
 MAGIC = 0x656572662d74766b
@@ -79,7 +79,7 @@ def short_lists(guest, port, cookie):
     guest.do(f"write {lists} 8")
     guest.do("anon 100")
     usual = guest.do("lists")
-    with port.moving():
+    with moving(port.say):
         # 1 MiB for each of two
         until(lambda: guest.do("lists") < 700)
         few = guest.do("lists")
@@ -118,7 +118,7 @@ def zeroing(guest, port, mem):
         until(lambda: guest.do("stat") > before - 20 * 256)
         return guest.do("stat") > before - 20 * 256
 
-    with port.moving():
+    with moving(port.say):
         zeroed, free = take()
         ok(zeroed > 100 * 256, f"{zeroed} free pages were zeroed")
         ok(before - free > 150 * 256, f"and are held: {free} of {before} are free")
