@@ -100,4 +100,7 @@ def command(opts, cfg, initrd, console, ports, model="tigerlake"):
     with open(f"{tmp}/go", "w") as f:
         f.write((opts.debugger or "c").replace(";", "\n") + "\n")
     dbg = ["-debugger"] if opts.debugger else []
-    return bochs(cfg, "bochs-bin", "-q", *dbg, "-f", f"{tmp}/bochsrc", "-rc", f"{tmp}/go")
+    args, env = bochs(cfg, "bochs-bin", "-q", *dbg, "-f", f"{tmp}/bochsrc", "-rc", f"{tmp}/go")
+    # Its display is an open TCP port, the first free one of 50; of two that look for one at the
+    # same time both may end with none.  So each has a network of its own, and nobody else sees it.
+    return ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else []), *args], env
