@@ -102,12 +102,14 @@ static const struct argp_option options[] = {
  * struct port - the line to the host
  * @path: its device
  * @fd: -1 while it cannot be had
+ * @waited_ms: for a host, in vain, since one has taken something
  * @in: what came, up to a line's end
  * @len: of it
  */
 struct port {
 	char *path;
 	int fd;
+	unsigned int waited_ms;
 	char in[256];
 	size_t len;
 };
@@ -157,10 +159,18 @@ static __printf(2, 3) void port_send(struct port *p, const char *fmt, ...)
 		if (n > 0) {
 			at += n;
 			len -= n;
-		} else if (errno != EINTR &&
-			   (errno != EAGAIN || poll(&pfd, 1, 1000) <= 0 || pfd.revents & POLLHUP)) {
+			p->waited_ms = 0;
+		} else if (errno == EINTR) {
+			continue;
+		} else if (errno != EAGAIN || poll(&pfd, 1, 1000) <= 0) {
 			/* What is cut off the host asks for again. */
 			break;
+		} else if (pfd.revents & POLLHUP) {
+			/* What a host says may be here before the word that it came. */
+			if (p->waited_ms >= 1000)
+				break;
+			usleep(20000);
+			p->waited_ms += 20;
 		}
 	}
 	free(text);

@@ -206,8 +206,14 @@ class Port:
         return cookie, int(pfns), gfns
 
     def beat(self, cookie, n):
-        self.say(f"beat {n}")
-        self.line(f"^alive {cookie} {n}$")
+        """Ask, again and again as a host does, until it answers"""
+        for last in (False, False, True):
+            self.say(f"beat {n}")
+            try:
+                return self.line(f"^alive {cookie} {n}$", 10)
+            except Failed:
+                if last:
+                    raise
 
     def close(self):
         self.sock.close()
