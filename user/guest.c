@@ -435,9 +435,10 @@ static int learn(struct guest *x)
 				      str("this kernel cannot be watched at %s", hooks[i].func));
 	}
 	read_syms(x);
-	if (x->addr[S_VMEMMAP] <= 1)
+	/* This one is in every kernel. */
+	if (x->addr[S_MAX_PFN] <= 1)
 		return refuse(x, "see kernel.kptr_restrict",
-			      "this kernel hides where its pages are listed");
+			      "this kernel hides where its variables are");
 
 	log_clear();
 	first = guest_bpf__open();
@@ -452,7 +453,7 @@ static int learn(struct guest *x)
 			      str("BPF programs cannot be loaded: %s", strerror(ret)));
 	}
 	fd = bpf_program__fd(first->progs.peek);
-	if (!peek(fd, x->addr[S_VMEMMAP], &vmemmap) || !peek(fd, x->addr[S_MAX_PFN], &max_pfn))
+	if (!peek(fd, x->addr[S_MAX_PFN], &max_pfn))
 		return refuse(x, "is the kernel locked down?",
 			      "this kernel's memory cannot be read");
 	for (size_t i = 0; i < ARRAY_SIZE(contents); i++) {
@@ -466,6 +467,9 @@ static int learn(struct guest *x)
 			return refuse(x, "it counts on what is in a free page, which is not sent",
 				      contents[i].reason);
 	}
+	if (!peek(fd, x->addr[S_VMEMMAP], &vmemmap))
+		return refuse(x, "boot a kernel with CONFIG_RANDOMIZE_MEMORY",
+			      "this kernel does not say where its pages are listed");
 	/* Room for memory that may be plugged in, as far as firmware tells. */
 	if (peek(fd, x->addr[S_MAX_POSSIBLE_PFN], &possible) && possible > max_pfn)
 		max_pfn = possible;

@@ -1,0 +1,33 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# kvmext guest is refused in kernels that count on what is in free pages and that no
+# distribution ships: with KASAN, and with debug_pagealloc.  It is told there, in the
+# emulated machine itself, as to be a guest of that machine takes the kernel minutes.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+echo 1..6
+n=0 failed=0
+result() {
+	n=$((n + 1))
+	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; sed 's/^/# /' "$out/said"; fi
+}
+
+# refused(NAME, KERNEL PARAMETERS, REASON): and nothing is left in bpffs
+refused() {
+	tests/machine/run --kernel debug --modules none --append "$2" -- sh -c '
+		build/kvmext guest --port /dev/null --json; echo "exit $?"
+		ls /sys/fs/bpf' >"$out/said" 2>&1
+	[ $? = 0 ] && grep -qx 'exit 4' "$out/said"
+	result $? "$1: exit 4"
+	grep -qF "\"message\": \"free pages cannot be told here: $3\"" "$out/said"
+	result $? "$1: says '$3'"
+	! sed '1,/^exit/d' "$out/said" | grep -q .
+	result $? "$1: nothing is left behind"
+}
+
+refused KASAN page_poison=0 "this kernel has KASAN"
+refused debug_pagealloc "page_poison=0 debug_pagealloc=on" "this kernel guards free pages (debug_pagealloc)"
+exit $failed
