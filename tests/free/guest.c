@@ -19,6 +19,7 @@
  *   build N             N processes that do what a build does, from here on
  *   calm                storm and build end
  *   verify              every page that is held is looked at; what was wrong so far
+ *   restart, kexec      the end: by a reset, and by another kernel, which says "guest: another kernel"
  *
  * With arguments it is a load: cost fault|file|spawn|build ROUNDS.
  *
@@ -27,6 +28,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
+#include <linux/reboot.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -319,6 +322,45 @@ static long kernel_sum(const char *path, const char *fmt)
 	return sum;
 }
 
+/* As small as a kernel can be: says that it runs, and resets */
+asm(".pushsection .rodata\n"
+    "other_kernel:\n"
+    "	leaq	4f(%rip), %rsi\n"
+    "1:	movw	$0x3fd, %dx\n"
+    "	inb	%dx, %al\n"
+    "	testb	$0x20, %al\n"
+    "	jz	1b\n"
+    "	lodsb\n"
+    "	testb	%al, %al\n"
+    "	jz	2f\n"
+    "	movw	$0x3f8, %dx\n"
+    "	outb	%al, %dx\n"
+    "	jmp	1b\n"
+    "2:	movw	$0xcf9, %dx\n"
+    "	movb	$6, %al\n"
+    "	outb	%al, %dx\n"
+    "3:	hlt\n"
+    "	jmp	3b\n"
+    "4:	.asciz	\"guest: another kernel\\n\"\n"
+    "other_kernel_end:\n"
+    ".popsection\n");
+extern const char other_kernel[], other_kernel_end[];
+
+static void kexec(void)
+{
+	struct kexec_segment seg = {
+		.buf = other_kernel,
+		.bufsz = other_kernel_end - other_kernel,
+		.mem = (void *)(64 * MIB),
+		.memsz = PAGE,
+	};
+
+	if (syscall(SYS_kexec_load, seg.mem, 1ul, &seg, (unsigned long)KEXEC_ARCH_DEFAULT))
+		say("guest: error kexec_load: %s\n", strerror(errno));
+	else
+		reboot(LINUX_REBOOT_CMD_KEXEC);
+}
+
 static void obey(char *line)
 {
 	char *words[WORDS] = {}, *save;
@@ -384,6 +426,11 @@ static void obey(char *line)
 		calm();
 	} else if (!strcmp(words[0], "verify")) {
 		check(held, held_pages, 1);
+	} else if (!strcmp(words[0], "restart")) {
+		reboot(RB_AUTOBOOT);
+	} else if (!strcmp(words[0], "kexec")) {
+		kexec();
+		return;
 	} else if (!strcmp(words[0], "off")) {
 		reboot(RB_POWER_OFF);
 	} else {

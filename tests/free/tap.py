@@ -137,14 +137,19 @@ def zeroing(guest, port, mem):
     checked(guest, "after that")
 
 
-def life(tmp):
+def boot(tmp, name, size, more=""):
+    """A guest, its memory, its port"""
     ram = f"/dev/shm/{os.path.basename(tmp)}.ram"
-    guest = Guest(tmp, mem="512M,slots=2,maxmem=1G", extra=(
-        "-object", f"memory-backend-file,id=ram,size=512M,mem-path={ram},share=on",
+    guest = Guest(tmp, name=name, mem=size + more, extra=(
+        "-object", f"memory-backend-file,id=ram,size={size},mem-path={ram},share=on",
         "-machine", "memory-backend=ram"))
     mem = Memory(ram)
     os.unlink(ram)
-    port = Port(guest.sock)
+    return guest, mem, Port(guest.sock)
+
+
+def life(tmp):
+    guest, mem, port = boot(tmp, "guest", "512M", ",slots=2,maxmem=1G")
     try:
         guest.do("agent")
         guest.wait("frames, .* free ones found", 60)
@@ -240,6 +245,17 @@ def life(tmp):
         guest.do("write /sys/power/pm_test none")
         checked(guest, "after that")
 
+        # All of a suspend to memory but the firmware's part, after which a guest does not wake
+        # here, with an agent or without: its devices and all but one CPU are off.
+        guest.do("write /sys/power/pm_test core")
+        count = "read /sys/power/suspend_stats/success"
+        slept, failed = guest.do(count), guest.do("write /sys/power/state mem")
+        port.beat(cookie, 79)
+        ok(not failed and guest.do(count) == slept + 1, "after a suspend of devices and CPUs it answers", f"{failed}")
+        guest.do("write /sys/power/pm_test none")
+        guest.do("anon 100")
+        checked(guest, "after that")
+
         short_lists(guest, port, cookie)
         zeroing(guest, port, mem)
 
@@ -273,6 +289,27 @@ def life(tmp):
         guest.kill()
 
 
+def ends(tmp):
+    """What comes after this kernel finds no bits: the agent is not asked, and hears of nothing"""
+    for what, last in (("restart", ""), ("write /proc/sysrq-trigger b", ""), ("kexec", "guest: another kernel")):
+        guest, mem, port = boot(tmp, what.split()[0], "160M")
+        try:
+            guest.do("agent")
+            guest.wait("frames, .* free ones found", 60)
+            _, _, gfns = port.register()
+            before = mem.head(gfns)
+            guest.tell(what)
+            until(lambda: guest.proc.poll() is not None)
+            after = mem.head(gfns)
+            ok(before[0] == MAGIC and not before[3] & 1 and guest.proc.poll() is not None and
+               last in "\n".join(guest.lines) and after[0] == 0 and after[3] & 1,
+               f"{what}: the area was withdrawn before", f"{before} {after} {guest.proc.poll()} {guest.lines[-3:]}")
+        except Failed as err:
+            ok(False, f"{what}: a guest that ends", str(err))
+        finally:
+            guest.kill()
+
+
 def refused(tmp):
     for append, reason in (("init_on_free=1", "init_on_free"), ("page_poison=1", "page_poison")):
         guest = Guest(tmp, name=append[:6], mem="160M", append=append)
@@ -283,6 +320,9 @@ def refused(tmp):
             told = port.line("^refused")
             ok(status == 4 and reason in said and reason in told[-1],
                f"a guest with {append} is refused, and the host told why", f"{status} {said} {told}")
+            guest.do("write /proc/sys/kernel/kptr_restrict 2")
+            status, said = guest.tool("guest")
+            ok(status == 4 and "kptr_restrict" in said, "so is one that hides where things are", f"{status} {said}")
         except Failed as err:
             ok(False, f"a guest with {append} is refused", str(err))
         finally:
@@ -293,6 +333,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="free.") as tmp:
         try:
             life(tmp)
+            ends(tmp)
             refused(tmp)
         except Failed as err:
             ok(False, "a guest runs", str(err))
