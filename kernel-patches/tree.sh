@@ -35,8 +35,8 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvm_ext.XXXXXX")
 trap 'rm -rf "$tmp" "$tree.tmp"' EXIT
 trap 'exit 130' INT TERM
 
-# A tree of another version of the packages, or of older rules, is made anew.
-stamp="$KREL $KVER $(sha256sum <"$0")"
+# A tree of other packages, of another debug kernel, or of older rules is made anew.
+stamp="$KREL $KVER ${KROOT##*/} $(sha256sum <"$0")"
 if [ "$(cat "$tree/.kvm_ext-base" 2>/dev/null)" != "$stamp" ]; then
 	rm -rf "$tree" "$tree.tmp"
 	mkdir -p "$tree.tmp"
