@@ -380,25 +380,58 @@ TEST_F(dirty, only_that_vm)
 	close(up[1]);
 }
 
-/* The ring is read where it lies: a policy for such a VM is refused, one for all not asked. */
-TEST(ring_is_not_offered)
+/*
+ * The ring is read where it lies, private memory says nothing to the host: a policy for such
+ * a VM is refused, one for all not asked.
+ */
+FIXTURE(not_offered)
 {
-	struct pol p;
 	struct vm vm;
+	struct pol p;
+};
 
-	ASSERT_EQ(0, vm_create(&vm, 1, PAGES, VM_LOG | VM_RING));
-	ASSERT_EQ(0, pol_probe(&p, "probe", getpid()));
-	EXPECT_EQ(-EOPNOTSUPP, pol_attach(&p));
-	pol_free(&p);
-	ASSERT_EQ(0, pol_up(&p, "probe", 0));
-	p.k->out = ~0ULL;
-	ASSERT_EQ(0, cpu_do(&vm.cpu[0], OP_WRITE, 0, 10));
-	EXPECT_EQ(10, vm_harvest_ring(&vm));
-	EXPECT_EQ(0, p.c->asked);
-	EXPECT_EQ(0, ext_num("dirty_vm", "", "offered_to"));
-	pol_free(&p);
-	vm_free(&vm);
+FIXTURE_VARIANT(not_offered)
+{
+	unsigned int flags;
+};
+
+FIXTURE_VARIANT_ADD(not_offered, ring){ .flags = VM_RING };
+FIXTURE_VARIANT_ADD(not_offered, private_memory){ .flags = VM_PRIVATE };
+
+FIXTURE_SETUP(not_offered)
+{
+	if (variant->flags == VM_PRIVATE && !vm_may_be_private())
+		SKIP(return, "KVM has no CONFIG_KVM_SW_PROTECTED_VM; make test-debug's has");
+	ASSERT_EQ(0, vm_create(&self->vm, 1, PAGES, VM_LOG | variant->flags));
+}
+
+FIXTURE_TEARDOWN(not_offered)
+{
+	pol_free(&self->p);
+	vm_free(&self->vm);
 	EXPECT_EQ(0, dirty_policies());
+}
+
+TEST_F(not_offered, to_such_a_vm)
+{
+	struct pol *p = &self->p;
+	struct vm other;
+
+	ASSERT_EQ(0, pol_probe(p, "probe", getpid()));
+	EXPECT_EQ(-EOPNOTSUPP, pol_attach(p));
+	pol_free(p);
+	ASSERT_EQ(0, pol_up(p, "probe", 0));
+	p->k->out = ~0ULL;
+	ASSERT_EQ(0, cpu_do(&self->vm.cpu[0], OP_WRITE, 0, 10));
+	EXPECT_EQ(10, harvest(&self->vm));
+	EXPECT_EQ(0, p->c->asked);
+	EXPECT_EQ(0, ext_num("dirty_vm", "", "offered_to"));
+	/* It is asked, about another. */
+	ASSERT_EQ(0, vm_create(&other, 1, PAGES, VM_LOG));
+	ASSERT_EQ(0, cpu_do(&other.cpu[0], OP_WRITE, 0, 10));
+	EXPECT_EQ(0, harvest(&other));
+	EXPECT_EQ(1, p->c->asked);
+	vm_free(&other);
 }
 
 /* Any answer at all while the guest writes: what is in the log then is never lost. */

@@ -69,6 +69,7 @@ enum vm_op {
 #define VM_MANUAL (1 << 3) /* KVM_CLEAR_DIRTY_LOG protects, not GET */
 #define VM_LOG (1 << 4) /* start with dirty logging on */
 #define VM_NO_MEM (1 << 5) /* the test adds the memory under test itself */
+#define VM_PRIVATE (1 << 6) /* may have private memory, see vm_may_be_private() */
 
 #define VM_RING_ENTRIES 2048 /* PML takes 576 as reserve */
 
@@ -567,6 +568,24 @@ static inline int vm_enable_cap(struct vm *vm, uint32_t cap, uint64_t arg)
 	return vm_ioctl(vm->fd, KVM_ENABLE_CAP, &ec);
 }
 
+/* Newer than Debian 12's headers */
+#ifndef KVM_CAP_VM_TYPES
+#define KVM_CAP_VM_TYPES 235
+#endif
+#ifndef KVM_X86_SW_PROTECTED_VM
+#define KVM_X86_SW_PROTECTED_VM 1L
+#endif
+
+/* Whether KVM has VMs with private memory that no hardware guards, which are for tests */
+static inline bool vm_may_be_private(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int types = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES);
+
+	close(kvm);
+	return types > 0 && types & 1 << KVM_X86_SW_PROTECTED_VM;
+}
+
 static inline int vm_open(struct vm *vm)
 {
 	uint64_t identity = 0xfeffc000;
@@ -575,7 +594,8 @@ static inline int vm_open(struct vm *vm)
 	vm->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->kvm < 0)
 		return -errno;
-	vm->fd = vm_ioctl(vm->kvm, KVM_CREATE_VM, NULL);
+	vm->fd = vm_ioctl(vm->kvm, KVM_CREATE_VM,
+			  (void *)(vm->flags & VM_PRIVATE ? KVM_X86_SW_PROTECTED_VM : 0L));
 	if (vm->fd < 0)
 		return vm->fd;
 	/* Intel's needs; harmless elsewhere. */
