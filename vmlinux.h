@@ -80653,6 +80653,7 @@ struct kvm_save_vcpu {
 	u32 row;
 	u32 longest_row;
 	int cpu;
+	u32 every;
 	long unsigned int next;
 	u64 asked;
 	u64 exit_tsc;

@@ -1778,6 +1778,34 @@ TEST_F(save, invalid_answers_eject)
 	EXPECT_LE(self->a.c->asked, 66);
 }
 
+/* Each 10 ms, but each 80 of who goes on wanting nothing, until it wants something. */
+TEST_F(save, calm_ones_are_asked_less)
+{
+	uint64_t was, wanting, calm;
+
+	ASSERT_EQ(0, pol_up(&self->a, "probe", 0));
+	self->a.k->answer = ANSWER(KINDS, 0, 1);
+	self->a.k->how = SAVE_PROBE_FIXED;
+	ASSERT_EQ(0, spin(self));
+	was = self->a.c->asked;
+	sleep_ms(800);
+	wanting = self->a.c->asked - was;
+	self->a.k->answer = 0;
+	sleep_ms(400);
+	was = self->a.c->asked;
+	sleep_ms(800);
+	calm = self->a.c->asked - was;
+	TH_LOG("asked %llu times, then %llu", (unsigned long long)wanting,
+	       (unsigned long long)calm);
+	EXPECT_LE(3, calm);
+	EXPECT_LT(3 * calm, wanting);
+	self->a.k->answer = ANSWER(KINDS, 0, 1);
+	was = self->a.c->asked;
+	EXPECT_TRUE(WAIT(self->a.c->asked > was + 10, 5000));
+	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
+	EXPECT_EQ(0, stop(self));
+}
+
 /* Whatever comes, the guest is right. */
 TEST_F(save, any_answer)
 {
