@@ -16,7 +16,7 @@
 
 char _license[] SEC("license") = "GPL";
 
-KVMEXT_PARAM(u32, hot, 1, 1, 1000, "", "exits of a kind in a millisecond that make it worth it");
+KVMEXT_PARAM(u32, hot, 100, 1, 100000, "", "exits of a kind in 100 ms that make it worth it");
 KVMEXT_PARAM(u32, useless, 25, 0, 100, "%",
 	     "of a kind this much at least must be answered, else it is left alone for a while");
 KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most exits in a row that are answered on the spot");
@@ -114,7 +114,7 @@ s64 BPF_PROG(adaptive_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 
 		__sync_fetch_and_add(&resumed, done);
 		/* One that is on stays so until it is half as frequent */
-		least = hot * ns / (on ? 2 * MS : MS);
+		least = hot * ns / (on ? 200 * MS : 100 * MS);
 		if (ns < MS || exits < least || !exits || now < mind->back[i])
 			continue;
 		if (on && done * 100 < exits * useless) {
