@@ -43365,6 +43365,7 @@ struct kvm_throttle_ops {
 	void (*dirtied)(struct kvm *, struct kvm_vcpu *, u64, u32);
 	s64 (*block)(struct kvm *, struct kvm_vcpu *);
 	void (*round)(struct kvm *, const struct kvm_throttle_round *);
+	void (*end)(struct kvm *);
 };
 
 struct bpf_struct_ops_kvm_throttle_ops {
@@ -43377,6 +43378,13 @@ struct bpf_struct_ops_kvm_throttle_ops {
 	long: 64;
 	long: 64;
 	struct kvm_throttle_ops data;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
+	long: 64;
 };
 
 struct bpf_struct_ops_link {
@@ -80158,6 +80166,39 @@ struct kvm_arch___2 {
 	struct kvm_mmu_memory_cache split_desc_cache;
 };
 
+struct kvm_ext_strikes {
+	atomic_t nr;
+	u64 since;
+};
+
+struct kvm_ext_fault {
+	u64 taken;
+	u64 seq;
+	struct kvm_ext_strikes invalid;
+	struct kvm_ext_strikes slow;
+	atomic64_t claimed;
+	u64 logged;
+	enum kvm_ext_exit_kind kind;
+	char name[32];
+	char msg[128];
+};
+
+struct kvm_ext_call {
+	u64 tsc;
+	u64 delay;
+	u64 steal;
+	int cpu;
+};
+
+struct kvm_ext_slow {
+	atomic_t busy;
+	u64 seq;
+	enum kvm_ext_table_id id;
+	const char *op;
+	u64 ns;
+	struct kvm_ext_call call;
+};
+
 struct kvm_throttle_vm {
 	u64 harvests;
 	u64 ring_resets;
@@ -80188,6 +80229,11 @@ struct kvm_ext_policy;
 
 struct kvm_ext_vm {
 	struct kvm_ext_policy *policy[4];
+	struct kvm_ext_fault fault[4];
+	struct kvm_ext_slow slow;
+	struct irq_work irq_work;
+	struct work_struct work;
+	struct delayed_work judge;
 	struct kvm_ext_policy *caller;
 	struct kvm_throttle_vm throttle;
 	struct kvm_irq_vm irq;
@@ -80567,6 +80613,12 @@ struct kvm_enc_region {
 	__u64 size;
 };
 
+struct kvm_ext_op {
+	const char *name;
+	u32 moff;
+	struct static_key_false *key;
+};
+
 struct kvm_ext_ops {
 	u32 vm;
 	u32 flags;
@@ -80590,8 +80642,7 @@ struct kvm_ext_policy {
 	atomic_t invalid;
 	atomic_t clamped;
 	atomic_t slow;
-	atomic_t slow_run;
-	u64 slow_since;
+	atomic_t taken;
 	atomic_t claimed;
 	bool ejected;
 	enum kvm_ext_exit_kind kind;
@@ -80610,8 +80661,11 @@ struct kvm_ext_table {
 	struct btf_id_set8 *kfuncs;
 	const struct btf *btf;
 	struct static_key_false *key;
+	const struct kvm_ext_op *ops;
+	u32 nr_ops;
+	u32 end;
+	bool (*supports)(struct kvm *);
 	void (*relax)(struct kvm *, bool);
-	bool (*idle)(const struct kvm_ext_policy *);
 	void (*end_vm)(struct kvm *);
 	void (*show_vm)(struct seq_file *, struct kvm *);
 	struct list_head node;
@@ -115504,6 +115558,15 @@ struct trace_event_data_offsets_kvm_ext_policy {
 	const void *name_ptr_;
 };
 
+struct trace_event_data_offsets_kvm_ext_take {
+	u32 table;
+	const void *table_ptr_;
+	u32 name;
+	const void *name_ptr_;
+	u32 msg;
+	const void *msg_ptr_;
+};
+
 struct trace_event_data_offsets_kvm_fast_mmio {};
 
 struct trace_event_data_offsets_kvm_fpu {};
@@ -118829,6 +118892,17 @@ struct trace_event_raw_kvm_ext_policy {
 	u32 __data_loc_name;
 	u32 vm;
 	u64 seq;
+	char __data[0];
+};
+
+struct trace_event_raw_kvm_ext_take {
+	struct trace_entry ent;
+	u32 __data_loc_table;
+	u32 __data_loc_name;
+	u32 __data_loc_msg;
+	u32 vm;
+	u64 seq;
+	u32 kind;
 	char __data[0];
 };
 
@@ -130604,6 +130678,8 @@ typedef void (*btf_trace_kvm_ext_attach)(void *, struct kvm_ext_policy *);
 typedef void (*btf_trace_kvm_ext_detach)(void *, struct kvm_ext_policy *);
 
 typedef void (*btf_trace_kvm_ext_eject)(void *, struct kvm_ext_policy *);
+
+typedef void (*btf_trace_kvm_ext_take)(void *, struct kvm *, struct kvm_ext_table *, struct kvm_ext_fault *);
 
 typedef void (*btf_trace_kvm_ext_update)(void *, struct kvm_ext_policy *);
 

@@ -146,7 +146,7 @@ static u64 free_pages(struct kvm *kvm, u64 gfn)
 	return word;
 }
 
-SEC("struct_ops.s/harvest")
+SEC("struct_ops/harvest")
 u64 BPF_PROG(skip_free_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 {
 	u64 out = mask & free_pages(kvm, gfn), *was, before;

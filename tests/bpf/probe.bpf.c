@@ -24,6 +24,12 @@ struct probe_counts counts SEC(".bss") = {};
 		&(array)[__i & (sizeof(array) / sizeof((array)[0]) - 1)]; \
 	}))
 
+static void look(struct kvm *kvm)
+{
+	if ((u64)kvm == counts.ended)
+		__sync_fetch_and_add(&counts.late, 1);
+}
+
 static long until(u32 i, u64 *end)
 {
 	return bpf_ktime_get_ns() >= *end;
@@ -54,6 +60,7 @@ void BPF_PROG(probe_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u3
 	u32 id = vcpu->vcpu_id, idx = vcpu->vcpu_idx;
 	u64 page = gfn - knobs.base;
 
+	look(kvm);
 	if (source < 4)
 		__sync_fetch_and_add(&AT(counts.dirtied, source), 1);
 	else
@@ -79,6 +86,7 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	u32 id = vcpu->vcpu_id;
 	u64 rnd;
 
+	look(kvm);
 	AT(counts.ask_ns, n) = bpf_ktime_get_ns();
 	if (id < PROBE_CPUS)
 		__sync_fetch_and_add(&AT(counts.asks_cpu, id), 1);
@@ -105,6 +113,7 @@ void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *rou
 	struct kvm_throttle_stat st = {};
 	u32 event = round->event, i;
 
+	look(kvm);
 	seen->now_ns = round->now_ns;
 	seen->dirty = round->dirty;
 	seen->npages = round->npages;
@@ -136,6 +145,14 @@ void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *rou
 	raise_error(kvm, PROBE_IN_ROUND);
 }
 
+SEC("struct_ops/end")
+void BPF_PROG(probe_end, struct kvm *kvm)
+{
+	look(kvm);
+	__sync_fetch_and_add(&counts.ends, 1);
+	counts.ended = (u64)kvm;
+}
+
 KVMEXT_ABOUT("test only: counts every call and answers as told")
 SEC(".struct_ops.link")
 struct kvm_throttle_ops probe = {
@@ -143,4 +160,5 @@ struct kvm_throttle_ops probe = {
 	.dirtied = (void *)probe_dirtied,
 	.block = (void *)probe_block,
 	.round = (void *)probe_round,
+	.end = (void *)probe_end,
 };

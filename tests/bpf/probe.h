@@ -67,6 +67,9 @@ struct probe_counts {
 	__u64 stat_longest_ns;
 	__u64 ask_ns[PROBE_ASKS];
 	struct probe_round round[PROBE_EVENTS];
+	__u64 ends; /* end() */
+	__u64 ended; /* the VM whose end() was last; a test clears it for the next at its address */
+	__u64 late; /* calls for that VM after it */
 	__u32 page[PROBE_PAGES];
 };
 

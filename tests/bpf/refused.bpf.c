@@ -14,13 +14,13 @@ void BPF_PROG(good_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32
 	kvm_throttle_mark(kvm, vcpu->vcpu_idx, true);
 }
 
-SEC("struct_ops.s/block")
+SEC("struct_ops/block")
 s64 BPF_PROG(good_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	return 0;
 }
 
-SEC("struct_ops.s/round")
+SEC("struct_ops/round")
 void BPF_PROG(good_round, struct kvm *kvm, const struct kvm_throttle_round *round)
 {
 	kvm_throttle_nr_vcpus(kvm);
@@ -34,21 +34,91 @@ struct kvm_throttle_ops good = {
 	.round = (void *)good_round,
 };
 
-/* dirtied() may run with a runqueue locked. */
+/* No op of any table may sleep: who waits for it to end would wait with it. */
 SEC("struct_ops.s/dirtied")
-void BPF_PROG(sleepable_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
+void BPF_PROG(sleepy_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
 {
-	kvm_throttle_mark(kvm, vcpu->vcpu_idx, true);
 }
 
 SEC(".struct_ops.link")
-struct kvm_throttle_ops sleepable = {
-	.name = "sleepable",
-	.dirtied = (void *)sleepable_dirtied,
+struct kvm_throttle_ops sleepy_throttle_dirtied = {
+	.name = "sleepy",
+	.dirtied = (void *)sleepy_dirtied,
+};
+
+SEC("struct_ops.s/block")
+s64 BPF_PROG(sleepy_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops sleepy_throttle_block = {
+	.name = "sleepy",
+	.block = (void *)sleepy_block,
+};
+
+SEC("struct_ops.s/round")
+void BPF_PROG(sleepy_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+{
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops sleepy_throttle_round = {
+	.name = "sleepy",
+	.round = (void *)sleepy_round,
+};
+
+SEC("struct_ops.s/end")
+void BPF_PROG(sleepy_end, struct kvm *kvm)
+{
+}
+
+SEC(".struct_ops.link")
+struct kvm_throttle_ops sleepy_throttle_end = {
+	.name = "sleepy",
+	.end = (void *)sleepy_end,
+};
+
+SEC("struct_ops.s/route")
+s32 BPF_PROG(sleepy_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
+{
+	return KVM_IRQ_OWN;
+}
+
+SEC(".struct_ops.link")
+struct kvm_irq_ops sleepy_irq_route = {
+	.name = "sleepy",
+	.route = (void *)sleepy_route,
+};
+
+SEC("struct_ops.s/select")
+s64 BPF_PROG(sleepy_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
+	     const struct kvm_save_stats *stats)
+{
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct kvm_save_ops sleepy_save_select = {
+	.name = "sleepy",
+	.select = (void *)sleepy_select,
+};
+
+SEC("struct_ops.s/harvest")
+u64 BPF_PROG(sleepy_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+{
+	return mask;
+}
+
+SEC(".struct_ops.link")
+struct kvm_dirty_ops sleepy_dirty_harvest = {
+	.name = "sleepy",
+	.harvest = (void *)sleepy_harvest,
 };
 
 /* A kfunc of the tool's programs in an op. */
-SEC("struct_ops.s/block")
+SEC("struct_ops/block")
 s64 BPF_PROG(pid_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	return kvm_throttle_mark_pid(1, 0, true);
@@ -88,7 +158,7 @@ struct kvm_throttle_ops write = {
 };
 
 /* What another table's ops may call: to read the guest's memory is for harvest(), */
-SEC("struct_ops.s/round")
+SEC("struct_ops/round")
 void BPF_PROG(read_round, struct kvm *kvm, const struct kvm_throttle_round *round)
 {
 	u64 word;
@@ -118,7 +188,7 @@ struct kvm_save_ops clock_save = {
 };
 
 /* ... and to count vCPUs is the throttle's. */
-SEC("struct_ops.s/harvest")
+SEC("struct_ops/harvest")
 u64 BPF_PROG(vcpus_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 {
 	return kvm_throttle_nr_vcpus(kvm);
@@ -131,7 +201,7 @@ struct kvm_dirty_ops vcpus_dirty = {
 };
 
 /* Taken: what differs in these is the kfunc alone. */
-SEC("struct_ops.s/harvest")
+SEC("struct_ops/harvest")
 u64 BPF_PROG(good_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 {
 	u64 word;
@@ -144,33 +214,6 @@ SEC(".struct_ops.link")
 struct kvm_dirty_ops good_dirty = {
 	.name = "good_dirty",
 	.harvest = (void *)good_harvest,
-};
-
-/* A read that may sleep in a program that may not */
-SEC("struct_ops/harvest")
-u64 BPF_PROG(awake_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
-{
-	u64 word;
-
-	return kvm_dirty_read(kvm, 0, &word, sizeof(word));
-}
-
-SEC(".struct_ops.link")
-struct kvm_dirty_ops awake_dirty = {
-	.name = "awake_dirty",
-	.harvest = (void *)awake_harvest,
-};
-
-/* A VM ends under RCU. */
-SEC("struct_ops.s/end")
-void BPF_PROG(sleepy_end, struct kvm *kvm)
-{
-}
-
-SEC(".struct_ops.link")
-struct kvm_dirty_ops sleepy_dirty = {
-	.name = "sleepy_dirty",
-	.end = (void *)sleepy_end,
 };
 
 /* An op's kfunc in the tool's kind of program, with a pointer got elsewhere. */
