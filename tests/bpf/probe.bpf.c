@@ -101,6 +101,8 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 		else if (rnd & 1)
 			answer = -answer;
 	}
+	if (knobs.bad_nr && knobs.bad_nr == kvm_throttle_nr_vcpus(kvm))
+		answer = -1;
 	if (answer > 0)
 		__sync_fetch_and_add(&counts.answered, answer);
 	return answer;

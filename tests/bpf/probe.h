@@ -33,6 +33,8 @@ struct probe_knobs {
 	__u32 unmark;
 	__u32 mark_on_dirty; /* mark the vCPU that dirties */
 	__u32 ask_idx; /* round() asks for this vCPU's numbers */
+	__u32 bad_nr; /* block() answers -1 in a VM of so many vCPUs */
+	__u32 pad;
 	__u64 base; /* first gfn whose pages are counted */
 };
 
