@@ -28,7 +28,7 @@ all: modules policies tools tests-build
 
 # Kernel release, source, libbpf, bpftool and QEMU come from $(CONFIG), which
 # setup.sh keeps right; make starts over when it changed.
-no-config := clean help deps update
+no-config := clean help deps update test-trixie
 ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
@@ -42,6 +42,10 @@ modnames := kvm kvm-amd kvm-intel
 # A time stamp of our own asks kbuild for BTF in an order that is the same every time,
 # which vmlinux.h is compared by.
 export KBUILD_BUILD_TIMESTAMP := kvm_ext
+# The modules fit one vmlinux, so their BTF needs no base of its own.  With one, which
+# pahole 1.26 and later make here by default, the kernel renumbers the types at load and
+# the tables of ids in KVM keep the old numbers.
+KBTF := MODULE_PAHOLE_FLAGS=
 # gcc-12 by another name is the same compiler.
 export DEBIAN_KERNEL_NO_CC_VERSION_CHECK := y
 modules := $(modnames:%=$(KMOD)/%.ko)
@@ -58,7 +62,7 @@ $(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 	if [ $(KMOD)/kvm.ko -nt $$d ]; then exit; fi && \
 	printf '  %-7s %s\n' PATCH "$(words $(patches)) patches on linux $(KREL)" && \
 	kernel-patches/tree.sh $(CONFIG) $(KTREE) && \
-	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
+	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm $(KBTF) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	for m in $(modnames); do \
 		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko || exit 1; \
@@ -86,7 +90,7 @@ $(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	rsync -a --delete $(KTREE)/ $(KTREE)-bochs/ && \
 	patch -d $(KTREE)-bochs -p1 --fuzz=0 --no-backup-if-mismatch -s <$(bochs_patch) && \
-	{ $(MAKE) -C $(KTREE)-bochs M=arch/x86/kvm modules 2>&1 | sed -u '/^make\[/d'; \
+	{ $(MAKE) -C $(KTREE)-bochs M=arch/x86/kvm $(KBTF) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	objcopy --strip-debug $(KTREE)-bochs/arch/x86/kvm/kvm-intel.ko $@
 
@@ -261,6 +265,10 @@ test-free: all
 	$(Q)tests/machine/run --mem 2500M --timeout $$(($(or $(RUNS),100) * 120 + 600)) -- \
 		tests/free/move.py --runs $(or $(RUNS),100)
 
+# Debian 13, by a folder of its own (root); TESTS as above.
+test-trixie:
+	$(Q)tests/trixie $(TESTS)
+
 shell: all
 	$(Q)tests/machine/run --shell
 
@@ -294,6 +302,13 @@ deps:
 update:
 	@kernel-patches/setup.sh update
 
+# The series as commits of a git tree, build/series, and back.
+series-edit: $(CONFIG)
+	$(Q)kernel-patches/series.sh $(CONFIG) edit
+
+series-export: $(CONFIG)
+	$(Q)kernel-patches/series.sh $(CONFIG) export
+
 clean:
 	$(say) CLEAN build
 	$(Q)rm -rf build
@@ -319,10 +334,13 @@ help:
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
+	@echo 'make test-trixie         build and test on Debian 13, in a folder that mmdebstrap makes (root)'
 	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
 	@echo 'make machine-intel       what tests/machine/run --machine intel takes: Bochs, a kvm-intel.ko for it'
 	@echo 'make deps                install what the build needs (root), or say what is missing'
 	@echo 'make update              pin the newest Debian kernel and QEMU again'
+	@echo 'make series-edit         build/series, a git tree with the series as commits; see kernel-patches/series.sh'
+	@echo 'make series-export       its commits back to kernel-patches/'
 	@echo 'make vmlinux.h-update    write vmlinux.h anew after a change of the series'
 	@echo 'make clean               remove build/ (downloads stay in ~/.cache/kvm_ext)'
 	@echo
@@ -330,4 +348,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE

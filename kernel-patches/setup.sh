@@ -10,6 +10,9 @@
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
 #   kernel-patches/setup.sh selftests  build KVM's selftests too, where CONFIG says
 #   kernel-patches/setup.sh bochs      get the Intel machine's emulator too, likewise
+#   kernel-patches/setup.sh sources    get KVM's part of every linux-source-6.12 that Debian 12
+#                                      and 13 offer; print a line "VERSION FOLDER" for each
+#   kernel-patches/setup.sh trixie     make a Debian 13 folder that can build and test; print its path
 #
 # Nothing but the compiler and its like is installed: kernel, kernel source and
 # the QEMU that emulates the test machine are downloaded with apt and unpacked
@@ -36,16 +39,19 @@ source_paths="Makefile Kbuild Kconfig MAINTAINERS .clang-format arch/x86 include
 # Raise this when the way a folder of the cache is made changes.
 recipe=1
 
+# What Debian 13's folder has besides: what every Debian machine has, and the tests call.
+trixie_packages="iproute2 procps psmisc util-linux git"
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/kvm_ext
 
 say() { printf '  %-7s %s\n' "$1" "$2"; }
 die() { printf 'kvm_ext: %s\n' "$@" >&2; exit 1; }
 
 check_packages() {
-	local have missing=
+	local have missing='' p
 	command -v dpkg-query >/dev/null ||
 		die "this build takes its kernel from Debian; dpkg-query is not here, so this is no Debian" \
-		    "use a Debian 12 machine or container"
+		    "use a Debian 12 or 13 machine or container"
 	have=" $(dpkg-query -W -f '${db:Status-Abbrev}${Package} ' $packages 2>/dev/null || true)"
 	for p in $packages; do
 		case "$have" in *" ii $p "*) ;; *) missing+=" $p" ;; esac
@@ -67,9 +73,9 @@ check_packages() {
 
 # apt_options [DIR]: a private apt: own sources, lists and an empty status file.
 apt_options() {
-	local d=${1:-$cache/apt}
-	aptopt=(-o Dir::Etc::sourcelist="$d/sources.list" -o Dir::Etc::sourceparts=-
-		-o Dir::State="$d" -o Dir::State::status="$d/status" -o Dir::Cache="$d/cache"
+	aptdir=${1:-$cache/apt-$codename}
+	aptopt=(-o Dir::Etc::sourcelist="$aptdir/sources.list" -o Dir::Etc::sourceparts=-
+		-o Dir::State="$aptdir" -o Dir::State::status="$aptdir/status" -o Dir::Cache="$aptdir/cache"
 		-o APT::Sandbox::User= -o APT::Default-Release=)
 }
 
@@ -81,15 +87,28 @@ mirror() {
 	printf '%s\n' "${m:-http://deb.debian.org/$2}"
 }
 
-apt_update() {
-	local d=$cache/apt sign="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+# sources SUITE...: their lines for a sources.list
+sources() {
+	local s sign="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+	for s; do
+		case $s in
+		*-security) echo "deb $sign $(mirror "$s" debian-security) $s main" ;;
+		*) echo "deb $sign $(mirror "${s%-backports}" debian) $s main" ;;
+		esac
+	done
+}
+
+# apt_folder DIR SUITE...: make DIR such a private apt's
+apt_folder() {
+	local d=$1; shift
 	mkdir -p "$d/lists/partial" "$d/cache/archives/partial"
 	: >"$d/status"
-	cat >"$d/sources.list" <<-END
-	deb $sign $(mirror "$codename" debian) $codename main
-	deb $sign $(mirror "$codename-security" debian-security) $codename-security main
-	deb $sign $(mirror "$codename" debian) $codename-backports main
-	END
+	sources "$@" >"$d/sources.list"
+}
+
+apt_update() {
+	local d=$cache/apt-$codename
+	apt_folder "$d" "$codename" "$codename"-{security,backports}
 	say APT "ask for the newest kernel"
 	apt-get -qq "${aptopt[@]}" update >&2 ||
 		die "apt-get update failed for the sources in $d/sources.list; is the network up?"
@@ -119,12 +138,10 @@ pin() {
 	apt_update
 	kernel=$(choose_kernel) ||
 		die "no linux-image-6.12.N+deb$debian-amd64 has headers, kbuild and linux-source-6.12 of its own version" \
-		    "looked in the sources of $cache/apt/sources.list; try again later or another mirror"
-	qemu=$(versions qemu-system-x86 | head -n1)
-	case "$qemu" in
-	1:1[0-9].*) ;;
-	*) die "QEMU 10 or later is needed for the test machine; $codename-backports offers '${qemu:-none}'" ;;
-	esac
+		    "looked in the sources of $cache/apt-$codename/sources.list; try again later or another mirror"
+	# QEMU 10 on both: what is known about the test machine (tests/machine/amd.py) is of that.
+	qemu=$(versions qemu-system-x86 | grep -m1 '^1:10\.') ||
+		die "QEMU 10 is needed for the test machine; $codename offers $(versions qemu-system-x86 | tr '\n' ' ')"
 	printf 'PIN_KREL=%s\nPIN_KVER=%s\nPIN_QEMU=%s\n' $kernel "$qemu" >"$pinfile.$$"
 	mv "$pinfile.$$" "$pinfile"
 	say PIN "linux ${kernel% *}, QEMU ${qemu#*:}"
@@ -133,7 +150,7 @@ pin() {
 # fetch DIR PACKAGE=VERSION...: download and unpack into DIR
 fetch() {
 	local dir=$1; shift
-	[ -d "$cache/apt/lists/partial" ] || apt_update
+	[ -d "$aptdir/lists/partial" ] || apt_update
 	mkdir -p "$dir/deb"
 	local get=(apt-get -q "${aptopt[@]}" download "$@")
 	# The lists may be older than a package's last rebuild: ask again once.
@@ -169,6 +186,8 @@ get_kernel() {
 	say UNPACK "linux $PIN_KREL"
 	for p in "$1"/deb/*.deb; do dpkg -x "$p" "$1"; done
 	rm -rf "$1/deb"
+	# Debian 13's packages have /usr/lib/modules only; depmod -b looks in /lib.
+	[ -e "$1/lib" ] || ln -s usr/lib "$1/lib"
 	/sbin/depmod -b "$1" "$PIN_KREL"
 }
 
@@ -235,8 +254,9 @@ get_selftests() {
 }
 
 get_qemu() {
-	local p
-	fetch "$1" qemu-system-{x86,common,data}="$PIN_QEMU" seabios/"$codename-backports" ipxe-qemu
+	local p seabios=seabios
+	case $PIN_QEMU in *~bpo*) seabios+=/$codename-backports ;; esac
+	fetch "$1" qemu-system-{x86,common,data}="$PIN_QEMU" $seabios ipxe-qemu
 	say UNPACK "QEMU ${PIN_QEMU#*:}"
 	for p in "$1"/deb/*.deb; do dpkg -x "$p" "$1"; done
 	rm -rf "$1/deb"
@@ -256,10 +276,8 @@ get_qemu() {
 # Debian 13's Bochs, what boots its CD, and all that they are linked with: it runs on
 # libraries of its own.  Of no other version, see tests/machine/intel.py.
 get_bochs() {
-	local d=$1/apt p sign="[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
-	mkdir -p "$d/lists/partial" "$d/cache/archives/partial"
-	: >"$d/status"
-	printf 'deb %s %s trixie main\n' "$sign" "$(mirror trixie debian)" >"$d/sources.list"
+	local d=$1/apt p
+	apt_folder "$d" trixie
 	apt_options "$d"
 	say APT "ask for Bochs"
 	apt-get -qq "${aptopt[@]}" -o Acquire::Languages=none update >&2 ||
@@ -277,10 +295,55 @@ get_bochs() {
 	apt_options
 }
 
+# KVM's part of one linux-source-6.12, to try the series on
+get_kvm() {
+	fetch "$1" "linux-source-6.12=$kver"
+	unpack_source "$1" linux-source-6.12/{MAINTAINERS,Documentation/virt/kvm,arch/x86/kvm,arch/x86/include/asm,virt/kvm} \
+		linux-source-6.12/include/{linux,trace/events}
+}
+
+# Which versions there are is asked once, and again by make update: a run of the tests
+# needs no network.
+sources_of_all() {
+	local d=$cache/apt-sources list=$cache/sources-6.12.list
+	apt_options "$d"
+	for kver in $(cat "$list" 2>/dev/null || echo none); do
+		[ -d "$cache/kvm-$kver-$recipe" ] || rm -f "$list"
+	done
+	if [ ! -s "$list" ]; then
+		apt_folder "$d" bookworm{,-security,-backports} trixie{,-security}
+		say APT "ask for every linux-source-6.12" >&2
+		apt-get -qq "${aptopt[@]}" -o Acquire::Languages=none update >&2 ||
+			die "apt-get update failed for the sources in $d/sources.list; is the network up?"
+		versions linux-source-6.12 >"$list.$$"
+		[ -s "$list.$$" ] || die "neither Debian 12 nor 13 offers linux-source-6.12"
+		mv "$list.$$" "$list"
+	fi
+	for kver in $(cat "$list"); do
+		make_dir "kvm-$kver-$recipe" get_kvm >&2
+		printf '%s %s\n' "$kver" "$cache/kvm-$kver-$recipe/src"
+	done
+}
+
+# A Debian 13 with all that the build takes, for make test-trixie: from Debian 12 too.
+get_trixie() {
+	local list=$cache/trixie.list p
+	sources trixie trixie-security >"$list"
+	say BUILD "a Debian 13 folder (a minute or two; log: $cache/trixie.log)"
+	# Its mounts are its own: whatever ends it, none is left in a folder that is removed.
+	unshare --mount --propagation private mmdebstrap --mode=root --variant=apt --components=main --include="$(echo $packages | tr ' ' ,)" \
+		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+		--skip=cleanup/apt/lists trixie "$1/root" "$list" >"$cache/trixie.log" 2>&1 </dev/null || {
+		tail -n 15 "$cache/trixie.log" >&2
+		die "mmdebstrap could not make a Debian 13 folder (whole log: $cache/trixie.log)"
+	}
+}
+
 # An installed kernel's version, and where its headers are.
 installed_kernel() {
 	local b=/lib/modules/$KREL/build newest
 	case "$KREL" in
+	*-rt-*) die "KREL=$KREL is a PREEMPT_RT kernel, which the series does not support: kvm_save_ops signals eventfds with interrupts off, where PREEMPT_RT allows no spinlock; use ${KREL/-rt-/-}" ;;
 	6.12.*+deb*) ;;
 	*) die "KREL=$KREL is not a Debian 6.12 kernel (6.12.N+debN-amd64); the series is for those only" ;;
 	esac
@@ -308,10 +371,21 @@ trap 'exit 130' INT TERM
 
 apt_options
 [ "${1-}" != deps ] || packages+=" ${*:2}"
+if [ "${1-}" = trixie ]; then
+	# What runs there, and what the tests call besides.
+	packages+=" $trixie_packages"
+	folder=trixie-$(printf '%s' "$recipe$packages" | sha256sum | cut -c1-8)
+	[ "$(id -u)" = 0 ] || die "a Debian 13 folder can be made and used by root only"
+	(packages=mmdebstrap; check_packages)
+	make_dir "$folder" get_trixie >&2
+	echo "$cache/$folder/root"
+	exit
+fi
 check_packages
-case ${1:?CONFIG, deps, update, selftests or bochs} in
+case ${1:?CONFIG, deps, update, selftests, bochs, sources or trixie} in
 deps) exit ;;
-update) mkdir -p "$cache"; pin; exit ;;
+update) mkdir -p "$cache"; rm -f "$cache/sources-6.12.list"; pin; exit ;;
+sources) mkdir -p "$cache"; sources_of_all; exit ;;
 esac
 
 [ -s "$pinfile" ] || { mkdir -p "$cache"; pin; }

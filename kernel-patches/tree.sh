@@ -13,6 +13,9 @@
 # The series is applied to pristine copies of the files it names, and only files
 # that came out different go into the tree: an edited patch rebuilds no more than
 # the objects it changes.
+#
+# WITHOUT='KVM_EXT ...' in the environment: build without these options, to see that it
+# can be done.  Such modules fit no kernel.
 set -euo pipefail
 export LC_ALL=C
 
@@ -64,11 +67,17 @@ for f in $files; do
 	cp "$KSRC/$f" "$tmp/$f"
 done
 
+# One line of context may have changed, but that is told: it can apply to the wrong place.
 for p; do
-	patch -d "$tmp" -p1 --fuzz=0 --no-backup-if-mismatch -s -f <"$p" >"$tmp/.log" 2>&1 || {
-		sed 's/^/  /' "$tmp/.log" >&2
-		die "$p does not apply to linux-source-6.12 $KVER (it has to, without fuzz); nothing was changed in $tree"
+	apply() { patch -d "$tmp" -p1 --no-backup-if-mismatch -f "$@" <"$p" >"$tmp/.log" 2>&1; }
+	apply --fuzz=0 --dry-run && { apply --fuzz=0; continue; }
+	apply --fuzz=1 --dry-run || {
+		grep -v '^checking file' "$tmp/.log" | sed 's/^/  /' >&2
+		die "$p does not apply to linux-source-6.12 $KVER, not with fuzz 1 either; nothing was changed in $tree"
 	}
+	apply --fuzz=1
+	printf 'kvm_ext: WARNING: %s applies to linux-source-6.12 %s with fuzz 1 only; read these hunks:\n' "$p" "$KVER" >&2
+	grep -B1 -i 'with fuzz' "$tmp/.log" | sed 's/^/  /' >&2
 done
 
 # Files of an earlier series that this one does not touch go back as well.
@@ -91,9 +100,15 @@ printf '%s\n' $files >"$tree/.kvm_ext-touched"
 options=
 [ $# = 0 ] || options=$(sed -n 's/^+config \([A-Z0-9_]*\)$/\1/p' "$@" | sort -u)
 settle() {
-	{ cat "$tree/${2##*/}"; for o in $options; do printf "$1\n" "$o"; done; } >"$tmp/.settle"
+	{ without "$tree/${2##*/}"; for o in $options; do printf "$1\n" "$o"; done; } >"$tmp/.settle"
 	cmp -s "$tmp/.settle" "$tree/$2" || cp "$tmp/.settle" "$tree/$2"
 }
+without() {
+	local o args=()
+	for o in ${WITHOUT-}; do args+=(-e "/^\(#define \)\?CONFIG_$o[= ]/d"); done
+	sed "${args[@]}" -e '' "$1"
+}
+for o in ${WITHOUT-}; do options=$(sed "/^$o$/d" <<<"$options"); done
 for o in $options; do
 	[ -e "$tree/include/config/$o" ] || : >"$tree/include/config/$o"
 done
