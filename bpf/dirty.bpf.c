@@ -33,7 +33,7 @@ static __always_inline int dirtied(struct kvm_vcpu *vcpu, u64 kvm, u64 gfn)
 	void *map = epoch & 1 ? (void *)&odd : (void *)&even;
 
 	key.vcpu = BPF_CORE_READ(vcpu, vcpu_id);
-	key.tgid = BPF_CORE_READ(vcpu, kvm, userspace_pid);
+	key.tgid = vm_pid(BPF_CORE_READ(vcpu, kvm));
 	val = bpf_map_lookup_elem(map, &key);
 	if (!val) {
 		bpf_map_update_elem(map, &key, &fresh, BPF_NOEXIST);

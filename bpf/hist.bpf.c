@@ -136,7 +136,7 @@ static __always_inline void irq_runs(struct kvm_vcpu *vcpu)
 
 	if (!vm_wanted(tgid()) || !vcpu_wanted(vcpu->vcpu_id))
 		return;
-	v = irq_vcpu(vcpu->kvm->userspace_pid, vcpu->vcpu_id, vcpu);
+	v = irq_vcpu(vm_pid(vcpu->kvm), vcpu->vcpu_id, vcpu);
 	if (!v)
 		return;
 	v->addr = (u64)vcpu;
@@ -145,14 +145,14 @@ static __always_inline void irq_runs(struct kvm_vcpu *vcpu)
 	first = __sync_lock_test_and_set(&v->first, 0);
 	now = bpf_ktime_get_ns();
 	if (first)
-		count(first & 7, vcpu->kvm->userspace_pid, vcpu->vcpu_id,
+		count(first & 7, vm_pid(vcpu->kvm), vcpu->vcpu_id,
 		      now > first >> 3 ? now - (first >> 3) : 0);
 }
 
 static __always_inline int irq_to(struct kvm_lapic *apic)
 {
 	struct kvm_vcpu *vcpu = apic->vcpu;
-	u32 vm = BPF_CORE_READ(vcpu, kvm, userspace_pid);
+	u32 vm = vm_pid(BPF_CORE_READ(vcpu, kvm));
 	s32 id = BPF_CORE_READ(vcpu, vcpu_id);
 	struct irq_vcpu *v;
 
@@ -261,7 +261,7 @@ int BPF_PROG(wakeup, u64 ns, bool waited)
 SEC("tp_btf/kvm_throttle_block")
 int BPF_PROG(block, struct kvm_vcpu *vcpu, u64 seq, u64 ns, u64 slept)
 {
-	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		count(0, vcpu->kvm->userspace_pid, vcpu->vcpu_id, slept);
+	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
+		count(0, vm_pid(vcpu->kvm), vcpu->vcpu_id, slept);
 	return 0;
 }

@@ -84,7 +84,7 @@ static __noinline u32 find(u64 addr)
 	}
 	v->key = addr;
 	v->kvm = (u64)BPF_CORE_READ(vcpu, kvm);
-	v->tgid = BPF_CORE_READ(vcpu, kvm, userspace_pid);
+	v->tgid = vm_pid(BPF_CORE_READ(vcpu, kvm));
 	v->id = BPF_CORE_READ(vcpu, vcpu_id);
 	v->vcpu = addr;
 	return slot;

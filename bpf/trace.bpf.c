@@ -173,7 +173,7 @@ SEC("fentry/mark_page_dirty_in_slot")
 int BPF_PROG(dirty_fentry, struct kvm *kvm, const struct kvm_memory_slot *slot, u64 gfn)
 {
 	if (slot && slot->flags & KVM_MEM_LOG_DIRTY_PAGES)
-		dirtied(kvm->userspace_pid, gfn, (u16)slot->id);
+		dirtied(vm_pid(kvm), gfn, (u16)slot->id);
 	return 0;
 }
 
@@ -184,8 +184,8 @@ int BPF_PROG(mark, struct kvm_vcpu *vcpu, int marks, bool on)
 {
 	struct args a = { .a = marks, .b = on };
 
-	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		emit_now(EV_MARK, vcpu->kvm->userspace_pid, vcpu->vcpu_id, &a);
+	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
+		emit_now(EV_MARK, vm_pid(vcpu->kvm), vcpu->vcpu_id, &a);
 	return 0;
 }
 
@@ -197,11 +197,11 @@ int BPF_PROG(route, struct kvm *kvm, struct kvm_irq_ctx *ctx_, u64 seq, s32 answ
 	struct args a = { .a = seq, .c = answer };
 	int id = vcpu ? vcpu->vcpu_id : NO_VCPU;
 
-	if (!kvm || !ctx_ || !vm_wanted(kvm->userspace_pid) || !vcpu_wanted(id))
+	if (!kvm || !ctx_ || !vm_wanted(vm_pid(kvm)) || !vcpu_wanted(id))
 		return 0;
 	a.b = ctx_->vector | (u64)ctx_->nr << 32;
 	a.d = ctx_->own;
-	emit_now(EV_ROUTE, kvm->userspace_pid, id, &a);
+	emit_now(EV_ROUTE, vm_pid(kvm), id, &a);
 	return 0;
 }
 
@@ -210,8 +210,8 @@ int BPF_PROG(resteer, struct kvm_vcpu *vcpu, unsigned int host_irq, u32 vector, 
 {
 	struct args a = { .a = host_irq, .b = vector, .c = was };
 
-	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		emit_now(EV_RESTEER, vcpu->kvm->userspace_pid, vcpu->vcpu_id, &a);
+	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
+		emit_now(EV_RESTEER, vm_pid(vcpu->kvm), vcpu->vcpu_id, &a);
 	return 0;
 }
 
@@ -220,8 +220,8 @@ int BPF_PROG(ask, struct kvm_vcpu *vcpu, u64 seq, s64 answer, u64 ns)
 {
 	struct args a = { .a = seq, .b = answer, .c = ns };
 
-	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		emit_now(EV_ASK, vcpu->kvm->userspace_pid, vcpu->vcpu_id, &a);
+	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
+		emit_now(EV_ASK, vm_pid(vcpu->kvm), vcpu->vcpu_id, &a);
 	return 0;
 }
 
@@ -231,9 +231,9 @@ int BPF_PROG(block, struct kvm_vcpu *vcpu, u64 seq, u64 ns, u64 slept, u32 end)
 {
 	struct args a = { .a = seq, .b = ns, .c = end };
 
-	if (vcpu && vm_wanted(vcpu->kvm->userspace_pid) && vcpu_wanted(vcpu->vcpu_id))
-		emit(EV_BLOCK, bpf_ktime_get_ns() - slept, slept, vcpu->kvm->userspace_pid,
-		     vcpu->vcpu_id, &a);
+	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
+		emit(EV_BLOCK, bpf_ktime_get_ns() - slept, slept, vm_pid(vcpu->kvm), vcpu->vcpu_id,
+		     &a);
 	return 0;
 }
 
@@ -245,8 +245,8 @@ int BPF_PROG(dirty_round, struct kvm *kvm, const struct kvm_throttle_round *r)
 	if (!kvm || !r)
 		return 0;
 	a = (struct args){ .a = r->event, .b = r->slot, .c = r->dirty, .d = r->npages };
-	if (vm_wanted(kvm->userspace_pid) && filter.vcpu == NO_VCPU)
-		emit_now(EV_ROUND, kvm->userspace_pid, NO_VCPU, &a);
+	if (vm_wanted(vm_pid(kvm)) && filter.vcpu == NO_VCPU)
+		emit_now(EV_ROUND, vm_pid(kvm), NO_VCPU, &a);
 	return 0;
 }
 

@@ -106,6 +106,28 @@ static __always_inline u64 task_vcpu(struct task_struct *task)
 			  0;
 }
 
+/* CONFIG_MEMCG has it */
+struct mm_struct___owner {
+	struct task_struct *owner;
+} __attribute__((preserve_access_index));
+
+/*
+ * The process id of a VM's VMM.  kvm->userspace_pid is the id of whichever thread made the
+ * VM; the memory's owner knows the process, until that has exited.
+ */
+static __always_inline u32 vm_pid(const struct kvm *kvm)
+{
+	struct mm_struct___owner *mm = (void *)BPF_CORE_READ(kvm, mm);
+	struct task_struct *owner;
+
+	if (bpf_core_field_exists(mm->owner)) {
+		owner = BPF_CORE_READ(mm, owner);
+		if (owner)
+			return BPF_CORE_READ(owner, tgid);
+	}
+	return BPF_CORE_READ(kvm, userspace_pid);
+}
+
 /*
  * mark_page_dirty_in_slot() marks every page that KVM finds dirty.  Is it news to
  * the log?  With a ring each is an entry; in a bitmap the bit may be set already.

@@ -3,8 +3,10 @@
  * A VM for the tests of the tool: two vCPUs, of which 0 writes page after page
  * under dirty logging and 1 computes, until killed.
  *
- *   vmhold [NR_VMS [ring]]   prints "ready" when all of them run; with dirty rings
+ *   vmhold [NR_VMS [ring|thread]]   prints "ready" when all of them run; with dirty
+ *		rings; made by a thread that is gone afterwards, as some VMMs do
  */
+#include <pthread.h>
 #include <stdio.h>
 
 #include "tests/vm.h"
@@ -28,14 +30,42 @@ static int start(struct vm *vm, unsigned int flags)
 	return cpu_start(&vm->cpu[0]) ?: cpu_start(&vm->cpu[1]);
 }
 
+struct job {
+	struct vm *vm;
+	unsigned int flags;
+	int ret;
+};
+
+static void *start_in_thread(void *arg)
+{
+	struct job *j = arg;
+
+	j->ret = start(j->vm, j->flags);
+	return NULL;
+}
+
+static int start_apart(struct vm *vm, unsigned int flags)
+{
+	struct job j = { vm, flags, 0 };
+	pthread_t thread;
+	int ret = pthread_create(&thread, NULL, start_in_thread, &j);
+
+	if (ret)
+		return -ret;
+	pthread_join(thread, NULL);
+	return j.ret;
+}
+
 int main(int argc, char **argv)
 {
 	int n = argc > 1 ? atoi(argv[1]) : 1;
+	bool ring = argc > 2 && !strcmp(argv[2], "ring");
+	bool apart = argc > 2 && !strcmp(argv[2], "thread");
 
 	if (n < 1 || n > VMS_MAX)
 		return 2;
 	for (int i = 0; i < n; i++) {
-		int ret = start(&vms[i], argc > 2 ? VM_RING : 0);
+		int ret = (apart ? start_apart : start)(&vms[i], ring ? VM_RING : 0);
 
 		if (ret) {
 			fprintf(stderr, "vmhold: cannot start a VM: %s\n", strerror(-ret));
