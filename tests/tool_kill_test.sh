@@ -34,15 +34,24 @@ for p in $($K --json list | sed -n 's/.*"instance": "\(.*\)".*/\1/p'); do $K -q 
 
 # --- kill -9 --------------------------------------------------------------------
 
-# After a load that was killed: nothing, or one that is whole.
+# After a load that was killed: nothing, or one that is whole, by what list says; and so it
+# is when the next command that writes has tidied up.
 whole() {
+	local said
 	run $K --json list
 	if grep -q '"pinned": false' "$tmp/out"; then
 		# A link that was in no folder goes a moment after its maker.
 		sleep 0.2
 		run $K --json list
 	fi
-	[ $code = 0 ] && ! ls $PINS | grep -q '~' || return 1
+	[ $code = 0 ] || return 1
+	if ls $PINS | grep -q '~' || [ "$(ls $PINS | wc -l)" -gt 1 ]; then
+		said=$(grep -v '"calls"\|"age_ns"' "$tmp/out")
+		run $K unload no-such-policy
+		[ $code = 9 ] && ! ls $PINS | grep -q '~' || return 1
+		run $K --json list
+		[ $code = 0 ] && [ "$(grep -v '"calls"\|"age_ns"' "$tmp/out")" = "$said" ] || return 1
+	fi
 	case "$(policy)" in
 	0) [ -z "$(ls $PINS 2>/dev/null)" ] ;;
 	1) grep -q '"state": "active"' "$tmp/out" && grep -q '"pinned": true' "$tmp/out" &&

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KVMEXT_VERSION "0.1"
+#define KVMEXT_VERSION "0.2"
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define __printf(f, a) __attribute__((format(printf, f, a)))
 
@@ -85,6 +85,7 @@ int cmd_dirty(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_get(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
+int cmd_help(int argc, char **argv);
 int cmd_hint(int argc, char **argv);
 int cmd_hist(int argc, char **argv);
 int cmd_list(int argc, char **argv);
@@ -98,6 +99,7 @@ int cmd_top(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 int cmd_unload(int argc, char **argv);
 int cmd_unmark(int argc, char **argv);
+int cmd_version(int argc, char **argv);
 
 /**
  * parse_args - parse a command's arguments, global options included
@@ -116,8 +118,12 @@ int parse_args(int argc, char **argv, const struct argp_option *options, argp_pa
 
 /* --- out.c: errors, JSON, tables --- */
 
+/* out_init - before anything is printed: which characters there are */
+void out_init(void);
+/* out_utf8 - the user's locale says that the terminal shows UTF-8 */
+bool out_utf8(void);
 /**
- * fail - report an error
+ * fail - report an error; only the first of a process is
  * @code: what kind
  * @hint: what to do next, or NULL
  * @fmt: what was tried and what was found
@@ -126,6 +132,8 @@ int parse_args(int argc, char **argv, const struct argp_option *options, argp_pa
  */
 int fail(enum code code, const char *hint, const char *fmt, ...) __printf(3, 4);
 int fail_usage(const char *cmd, const char *fmt, ...) __printf(2, 3);
+/* fail_mute - while on, nothing is reported; returns what it was */
+bool fail_mute(bool mute);
 /* fail_count - how often this process failed so far */
 int fail_count(void);
 /* say - a line for people about what was done; silent with --quiet and --json */
@@ -384,6 +392,9 @@ struct btf *kvm_btf(void);
 bool kvm_has_table(const struct table *t);
 /* need_kernel - E_ENV with the reason if policies cannot work in this kernel */
 int need_kernel(void);
+/* need_caps - E_PRIV with the capabilities that this process lacks */
+int need_caps(void);
+/* need_privilege - these, and the kernel's process ids: E_ENV in a pid namespace */
 int need_privilege(void);
 /* drop_rights - be nobody from here on, to read what strangers made */
 void drop_rights(void);
@@ -391,10 +402,15 @@ int need_bpffs(void);
 bool kill_switch_on(void);
 uint64_t missing_caps(char *names, size_t size);
 bool is_mount(const char *path, long magic);
-/* nr_vms - how many VMs the process has open, or -errno */
+/* in_pid_namespace - process ids here are not the kernel's */
+bool in_pid_namespace(void);
+#define IN_HOST_PIDS "on the host, or in a container with the host's pid namespace (--pid=host)"
+/* nr_vms - how many VMs the process has open, or -errno: -EACCES if that cannot be seen */
 int nr_vms(uint32_t pid);
 /* need_vm - E_VM unless the process has a VM open */
 int need_vm(uint32_t pid);
+/* vm_ended - the process has exited or closed its VMs; false for process 0 */
+bool vm_ended(uint32_t pid);
 int parse_pid(const char *text, uint32_t *pid);
 char *proc_comm(uint32_t pid);
 
@@ -448,7 +464,16 @@ struct state {
 	char *text;
 };
 
+/* The version of the state file that this tool reads. */
+#define STATE_VERSION 1
+
+/*
+ * state_read - read the file; E_ENV if it is missing or of another version than
+ * STATE_VERSION, E_PRIV if it may not be read
+ */
 int state_read(struct state *st);
+/* state_version - the version that the file says it has; 0 if there is no file, -errno */
+int state_version(void);
 void state_free(struct state *st);
 const char *rec_str(const struct rec *r, const char *key);
 bool rec_num(const struct rec *r, const char *key, uint64_t *val);
@@ -470,6 +495,7 @@ void rec_json(const struct rec *r, const char *skip);
  * @vm: 0 for every VM
  * @dir: where it is pinned, NULL if the tool did not load it
  * @in_charge: the table pinned there is the one in force
+ * @pin_err: errno with which its pins could not be read; then @dir is not known
  */
 struct policy {
 	char *instance;
@@ -478,6 +504,7 @@ struct policy {
 	uint32_t vm;
 	char *dir;
 	bool in_charge;
+	int pin_err;
 };
 
 struct policies {
@@ -486,21 +513,35 @@ struct policies {
 	int n;
 };
 
-/* policies_read - all of them; cleans up behind killed tools first when it can */
+/* policies_read - all of them; changes nothing */
 int policies_read(struct policies *ps);
 int policy_find(const struct policies *ps, const char *name, struct policy **p);
+/* policy_pins - OK, or what was reported: whether the tool pinned it cannot be read */
+int policy_pins(const struct policy *p);
+/* json_pinned - "pinned", null if that cannot be read */
+void json_pinned(const struct policy *p);
+/*
+ * policy_taken - the next record, after @r or the first if that is NULL, of a VM that the
+ * kernel took the policy from for an error that only that VM saw; NULL at the end
+ */
+const struct rec *policy_taken(const struct policies *ps, const struct policy *p,
+			       const struct rec *r);
+/* json_taken - "taken", an array of these */
+void json_taken(const struct policies *ps, const struct policy *p);
 /* instance_name - as struct policy has it; for a policy of that table */
 char *instance_name(const char *table, const char *name, uint32_t vm);
 
 /**
  * struct inside - the sections of a loaded policy, mapped or copied
  * @vars: what it has
- * @sec: contents; VAR_DATA is the live section if it can be mapped
+ * @sec: contents
+ * @live: that section is the policy's own and can be written; else @sec has a copy
  * @about: its description or NULL
  */
 struct inside {
 	struct vars vars;
 	void *sec[VAR_KINDS];
+	bool live[VAR_KINDS];
 	const char *about;
 };
 
@@ -645,10 +686,11 @@ bool vms_has(enum vms_figure f);
  * Everyone who changes anything holds a lock on DIR/kvmext, so a "~" folder
  * seen under the lock was left by a tool that was killed.
  */
-enum pins_lock { PINS_WAIT, PINS_TRY };
 
-/* pins_lock - lock the folder for this process and finish what killed tools left */
-int pins_lock(enum pins_lock how);
+/* pins_lock - lock the folder until we exit, and finish what killed tools left */
+int pins_lock(void);
+/* pins_check - for who only reads: the folder is there and can be trusted, or is not there */
+int pins_check(void);
 /* pins_wrong - why the folder must not be used, or NULL */
 char *pins_wrong(void);
 #define PINS_MEND "remove it, and mount bpffs with mode=0700"
@@ -662,11 +704,31 @@ void pins_drop_new(const char *instance);
 /* pins_commit - the "~" folder becomes the instance; an old one of that name goes */
 int pins_commit(const char *instance);
 int pins_remove(const char *dir);
-/* pins_each - call @fn for each pinned instance until it returns non-zero */
+/*
+ * pins_each - call @fn for each folder until it returns non-zero, which is the result;
+ * -errno if they cannot be listed
+ */
 int pins_each(int (*fn)(const char *dir, const char *instance, void *arg), void *arg);
+/* pins_get_link - a descriptor of the pinned link, or -errno: -ENOENT only if there is none */
 int pins_get_link(const char *dir, struct bpf_link_info *info);
-/* pins_ops_id - id of the table pinned there; the link has it if that is in charge */
-uint32_t pins_ops_id(const char *dir);
+
+/**
+ * struct pinned - what a folder of pins says
+ * @link_id: of its link
+ * @attached: the link has a table, whichever
+ * @in_charge: it has the one that is pinned beside it
+ */
+struct pinned {
+	uint32_t link_id;
+	bool attached;
+	bool in_charge;
+};
+
+/*
+ * pins_look - 0, or -errno: -ENOENT if there is no link; with any other nothing is
+ * known, and it is not to be taken for gone
+ */
+int pins_look(const char *dir, struct pinned *p);
 
 /* link_error - report why a link was not made or not updated */
 int link_error(const struct object *o, const char *doing, uint32_t vm, int err);

@@ -146,12 +146,23 @@ static char *field(const struct rec *r, const char *key)
 	return v ? str("%s", v) : NULL;
 }
 
+/* How many VMs the kernel took it from */
+static char *taken(const struct policies *ps, const struct policy *p)
+{
+	int n = 0;
+
+	for (const struct rec *r = NULL; (r = policy_taken(ps, p, r));)
+		n++;
+	return n ? str("%d VM%s", n, n > 1 ? "s" : "") : NULL;
+}
+
 static void list_loaded(const struct policies *ps)
 {
-	static const struct col cols[] = { { "NAME", false }, { "TABLE", false },
-					   { "VM", true },    { "STATE", false },
-					   { "SINCE", true }, { "CALLS", true },
-					   { "LINK", true },  { "PINNED", false } };
+	static const struct col cols[] = { { "NAME", false },  { "TABLE", false },
+					   { "VM", true },     { "STATE", false },
+					   { "SINCE", true },  { "CALLS", true },
+					   { "TAKEN", true },  { "LINK", true },
+					   { "PINNED", false } };
 	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
 
 	for (int i = 0; i < ps->n; i++) {
@@ -159,7 +170,10 @@ static void list_loaded(const struct policies *ps)
 
 		tbl_row(tbl, ARRAY_SIZE(cols), str("%s", p->instance), field(p->rec, "table"),
 			p->vm ? str("%u", p->vm) : str("all"), field(p->rec, "state"), age(ps, p),
-			field(p->rec, "calls"), field(p->rec, "link"), str(p->dir ? "yes" : "no"));
+			field(p->rec, "calls"), taken(ps, p), field(p->rec, "link"),
+			str(p->pin_err ? "?" :
+			    p->dir     ? "yes" :
+					 "no"));
 	}
 	if (ps->n)
 		tbl_print(tbl);
@@ -197,7 +211,8 @@ int cmd_list(int argc, char **argv)
 		rec_json(ps.p[i].rec, "");
 		if (rec_num(ps.p[i].rec, "since_ns", &since))
 			j_num("age_ns", (s128)ps.st.read_ns - since);
-		j_bool("pinned", ps.p[i].dir);
+		json_pinned(&ps.p[i]);
+		json_taken(&ps, &ps.p[i]);
 		j_close('}');
 	}
 	j_close(']');

@@ -46,15 +46,15 @@ static const struct argp_option options[] = { { "vm", OPT_VM, "PID", 0,
 static const char *holder(const struct object *o, uint32_t vm)
 {
 	struct policies ps;
-	bool json = g.json;
-	int ret = OK;
+	bool was;
+	int ret;
 
 	if (access(str("%s/kvm/ext/state", g.debugfs), R_OK))
 		return NULL;
 	/* It only makes an error clearer; its own errors are not of interest. */
-	g.json = false;
+	was = fail_mute(true);
 	ret = policies_read(&ps);
-	g.json = json;
+	fail_mute(was);
 	for (int i = 0; ret == OK && i < ps.n; i++) {
 		const char *table = rec_str(ps.p[i].rec, "table");
 		const char *state = rec_str(ps.p[i].rec, "state");
@@ -180,7 +180,7 @@ int cmd_load(int argc, char **argv)
 	if (kill_switch_on())
 		return link_error(&o, "load", a.vm, -EPERM);
 
-	ret = pins_lock(PINS_WAIT);
+	ret = pins_lock();
 	if (ret != OK)
 		return ret;
 	instance = instance_name(o.table->name, o.name, a.vm);

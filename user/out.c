@@ -2,6 +2,8 @@
 /* Errors, JSON and tables: everything the tool prints goes through here. */
 #include "kvmext.h"
 
+#include <langinfo.h>
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -19,6 +21,12 @@ static const char *const code_names[] = {
 	[E_POLICY] = "policy",
 	[E_REFUSED] = "refused",
 };
+
+/* Where a document is: the brackets that are open in it */
+static char j_brackets[16];
+static int j_depth;
+static bool j_comma;
+static bool j_one_line;
 
 static char *vstr(const char *fmt, va_list ap)
 {
@@ -40,24 +48,40 @@ char *str(const char *fmt, ...)
 	return s;
 }
 
-/* The length of the UTF-8 character at @s, 0 if it is none; @c is which. */
+/*
+ * The length of the UTF-8 character at @s, 0 if it is none; @c is which, or the byte.  Longer forms than
+ * needed, halves of surrogate pairs and what is beyond Unicode are none.
+ */
 static int utf8(const unsigned char *s, uint32_t *c)
 {
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
 	int n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : *s < 0xf8 ? 4 : 0;
 
 	*c = n > 1 ? *s & (0x7f >> n) : *s;
 	for (int i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
+		if ((s[i] & 0xc0) != 0x80) {
+			n = 0;
+			break;
+		}
 		*c = *c << 6 | (s[i] & 0x3f);
 	}
+	if (*c < least[n] || *c > 0x10ffff || (*c >= 0xd800 && *c < 0xe000))
+		n = 0;
+	if (!n)
+		*c = *s;
 	return n;
+}
+
+/* What a terminal obeys: controls, and what turns the direction of writing round */
+static bool is_control(uint32_t c)
+{
+	return c < ' ' || (c >= 0x7f && c < 0xa0) || c == 0x200e || c == 0x200f ||
+	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
 /*
  * Names of processes, texts in objects and messages of policies are others' choice,
- * and a terminal obeys control characters: those of ASCII, U+0080 to U+009F, and
- * those that turn the direction of writing round.
+ * and a terminal obeys control characters.
  */
 void printable(char *s, const char *keep)
 {
@@ -65,14 +89,10 @@ void printable(char *s, const char *keep)
 		uint32_t c;
 		int n = utf8((unsigned char *)s, &c);
 
-		if (n == 1 && c < 0x7f && (c >= ' ' || strchr(keep, c))) {
-			s++;
-		} else if (n > 1 && c >= 0xa0 && c != 0x200e && c != 0x200f &&
-			   !(c >= 0x2028 && c <= 0x202e) && !(c >= 0x2066 && c <= 0x2069)) {
+		if (n && (!is_control(c) || (n == 1 && strchr(keep, c))))
 			s += n;
-		} else {
+		else
 			*s++ = c < ' ' ? ' ' : '?';
-		}
 	}
 }
 
@@ -83,32 +103,66 @@ int fail_count(void)
 	return failures;
 }
 
+static bool env_utf8;
+
+void out_init(void)
+{
+	setlocale(LC_CTYPE, "");
+	env_utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
+	/* Names are UTF-8 whatever the locale, and a table wants to know how wide they are. */
+	if (!env_utf8)
+		setlocale(LC_CTYPE, "C.UTF-8");
+}
+
+bool out_utf8(void)
+{
+	return env_utf8;
+}
+
+static bool muted;
+
+bool fail_mute(bool mute)
+{
+	bool was = muted;
+
+	muted = mute;
+	return was;
+}
+
+static void j_end(void);
+
+/*
+ * An error is one line, whatever a kernel log or a file name brings in, and a command
+ * reports one: the first, of which others are but consequences.
+ */
 static int vfail(enum code code, const char *hint, const char *fmt, va_list ap)
 {
-	char *msg = vstr(fmt, ap);
+	char *msg, *h;
 
-	failures++;
-	/* An error is one line, whatever a kernel log or a file name brings in. */
+	if (muted || failures++)
+		return code;
+	msg = vstr(fmt, ap);
 	printable(msg, "");
+	h = hint ? str("%s", hint) : NULL;
+	if (h)
+		printable(h, "");
 	if (g.json) {
-		j_open(NULL, '{');
+		/* In the midst of a document it ends that, which stays one. */
+		if (!j_depth)
+			j_open(NULL, '{');
+		j_end();
 		j_open("error", '{');
 		j_num("code", code);
 		j_str("name", code_names[code]);
 		j_str("message", msg);
-		j_str("hint", hint);
+		j_str("hint", h);
 		j_close('}');
 		j_close('}');
-	} else if (hint) {
-		char *h = str("%s", hint);
-
-		printable(h, "");
-		fprintf(stderr, "kvmext: %s; %s\n", msg, h);
-		free(h);
 	} else {
-		fprintf(stderr, "kvmext: %s\n", msg);
+		fprintf(stderr, "kvmext: %s%s%s\n", msg, h ? "; " : "", h ? h : "");
 	}
 	free(msg);
+	free(h);
 	return code;
 }
 
@@ -260,28 +314,28 @@ char *duration(uint64_t ns)
  * be absent or a table within a record; so that all documents are alike, all
  * are written here.
  */
-static int j_depth;
-static bool j_comma;
-static bool j_one_line;
-
 void j_lines(void)
 {
 	j_one_line = true;
 }
 
+/* JSON is UTF-8; a byte that is not is shown as U+FFFD. */
 static void j_quote(const char *s)
 {
 	putchar('"');
-	for (; *s; s++) {
-		unsigned char c = *s;
+	while (*s) {
+		uint32_t c;
+		int n = utf8((const unsigned char *)s, &c);
 
-		if (c == '"' || c == '\\')
-			printf("\\%c", c);
-		else if (c < ' ' || c >= 0x7f)
-			/* Latin-1 for what may not be valid UTF-8: file names, kernel texts */
+		if (!n)
+			printf("\\ufffd");
+		else if (c == '"' || c == '\\')
+			printf("\\%c", (char)c);
+		else if (is_control(c))
 			printf("\\u%04x", c);
 		else
-			putchar(c);
+			fwrite(s, 1, n, stdout);
+		s += n ? n : 1;
 	}
 	putchar('"');
 }
@@ -303,7 +357,9 @@ void j_open(const char *key, char bracket)
 {
 	j_key(key);
 	putchar(bracket);
-	j_depth++;
+	if (j_depth == ARRAY_SIZE(j_brackets))
+		abort();
+	j_brackets[j_depth++] = bracket;
 	j_comma = false;
 }
 
@@ -318,6 +374,13 @@ void j_close(char bracket)
 		putchar('\n');
 		j_comma = false;
 	}
+}
+
+/* Close all but the outermost. */
+static void j_end(void)
+{
+	while (j_depth > 1)
+		j_close(j_brackets[j_depth - 1] == '{' ? '}' : ']');
 }
 
 void j_str(const char *key, const char *val)
@@ -374,6 +437,8 @@ void tbl_row(struct libscols_table *tbl, int n, ...)
 	for (int i = 0; i < n; i++) {
 		char *s = va_arg(ap, char *);
 
+		if (s)
+			printable(s, "");
 		if (scols_line_refer_data(line, i, s ? s : str("-")))
 			abort();
 	}
@@ -384,9 +449,13 @@ void tbl_row_of(struct libscols_table *tbl, int n, char *const *cells)
 {
 	struct libscols_line *line = scols_table_new_line(tbl, NULL);
 
-	for (int i = 0; i < n; i++)
-		if (!line || scols_line_set_data(line, i, cells[i]))
+	for (int i = 0; i < n; i++) {
+		char *s = str("%s", cells[i]);
+
+		printable(s, "");
+		if (!line || scols_line_refer_data(line, i, s))
 			abort();
+	}
 }
 
 void tbl_print(struct libscols_table *tbl)

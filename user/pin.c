@@ -76,7 +76,7 @@ bool pins_exists(const char *instance)
 }
 
 /* The link goes first: a folder without one is known to be left-over. */
-int pins_remove(const char *dir)
+static int remove_dir(const char *dir)
 {
 	static const char *const names[] = { "link", "ops", "rodata", "data", "bss" };
 
@@ -86,9 +86,16 @@ int pins_remove(const char *dir)
 		unlink(path);
 		free(path);
 	}
-	if (rmdir(dir) && errno != ENOENT)
+	return rmdir(dir) && errno != ENOENT ? -errno : 0;
+}
+
+int pins_remove(const char *dir)
+{
+	int err = remove_dir(dir);
+
+	if (err)
 		return fail(E_INTERNAL, "remove it by hand", "cannot remove %s: %s", dir,
-			    strerror(errno));
+			    strerror(-err));
 	return OK;
 }
 
@@ -96,38 +103,58 @@ int pins_get_link(const char *dir, struct bpf_link_info *info)
 {
 	char *path = str("%s/link", dir);
 	uint32_t len = sizeof(*info);
-	int fd = bpf_obj_get(path);
+	int fd = bpf_obj_get(path), err;
 
 	free(path);
 	memset(info, 0, sizeof(*info));
-	if (fd >= 0 && bpf_link_get_info_by_fd(fd, info, &len)) {
+	err = fd >= 0 ? bpf_link_get_info_by_fd(fd, info, &len) : 0;
+	if (err) {
 		close(fd);
-		return -1;
+		/* The link is there. */
+		return err == -ENOENT ? -EIO : err;
 	}
 	return fd;
 }
 
-uint32_t pins_ops_id(const char *dir)
+static int ops_id(const char *dir, uint32_t *id)
 {
 	struct bpf_map_info info = {};
 	char *path = str("%s/ops", dir);
 	uint32_t len = sizeof(info);
-	int fd = bpf_obj_get(path);
+	int fd = bpf_obj_get(path), err;
 
 	free(path);
+	*id = 0;
 	if (fd < 0)
-		return 0;
-	if (bpf_map_get_info_by_fd(fd, &info, &len))
-		info.id = 0;
+		return fd == -ENOENT ? 0 : fd;
+	err = bpf_map_get_info_by_fd(fd, &info, &len);
 	close(fd);
-	return info.id;
+	*id = info.id;
+	return err;
+}
+
+int pins_look(const char *dir, struct pinned *p)
+{
+	struct bpf_link_info info;
+	int fd = pins_get_link(dir, &info), err;
+	uint32_t id;
+
+	*p = (struct pinned){};
+	if (fd < 0)
+		return fd;
+	close(fd);
+	err = ops_id(dir, &id);
+	*p = (struct pinned){ .link_id = info.id,
+			      .attached = info.struct_ops.map_id,
+			      .in_charge = id && info.struct_ops.map_id == id };
+	return err;
 }
 
 int pins_each(int (*fn)(const char *dir, const char *instance, void *arg), void *arg)
 {
 	char *top = base();
 	struct dirent **e;
-	int n = scandir(top, &e, NULL, alphasort), ret = 0;
+	int n = scandir(top, &e, NULL, alphasort), ret = n < 0 && errno != ENOENT ? -errno : 0;
 
 	for (int i = 0; i < n; i++) {
 		if (*e[i]->d_name != '.' && !ret)
@@ -149,17 +176,12 @@ struct holder {
 static int is_holder(const char *dir, const char *instance, void *arg)
 {
 	struct holder *h = arg;
-	struct bpf_link_info info;
-	int fd;
+	struct pinned p;
 
 	(void)instance;
 	if (!strcmp(dir, h->not_dir))
 		return 0;
-	fd = pins_get_link(dir, &info);
-	if (fd < 0)
-		return 0;
-	close(fd);
-	h->found = info.id == h->link_id && info.struct_ops.map_id == pins_ops_id(dir);
+	h->found = !pins_look(dir, &p) && p.link_id == h->link_id && p.in_charge;
 	return h->found;
 }
 
@@ -168,42 +190,36 @@ static int finish(const char *instance)
 	char *from = pins_new_dir(instance), *to = pins_dir(instance);
 
 	if (!renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE))
-		return OK;
+		return 0;
 	if (errno == EEXIST && !renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE))
-		return pins_remove(from);
-	return fail(E_INTERNAL, "the next kvmext command will try again",
-		    "cannot rename %s to %s: %s", from, to, strerror(errno));
+		return remove_dir(from);
+	return -errno;
 }
 
-/* Called under the lock for each folder, so its maker has gone. */
+/*
+ * Called under the lock for each folder, so its maker has gone.  Only what is known to be
+ * left over goes: memory may be short, or a security module be in the way of a look.
+ */
 static int repair(const char *dir, const char *instance, void *arg)
 {
-	struct bpf_link_info info;
-	bool in_charge;
-	int fd;
+	struct pinned p;
+	int err = pins_look(dir, &p);
 
 	(void)arg;
-	fd = pins_get_link(dir, &info);
-	if (fd < 0 || !info.struct_ops.map_id) {
-		if (fd >= 0)
-			close(fd);
-		pins_remove(dir);
-		return 0;
-	}
-	close(fd);
-	in_charge = info.struct_ops.map_id == pins_ops_id(dir);
-	if (*instance == '~') {
-		if (in_charge)
+	if (err == -ENOENT || (!err && !p.attached)) {
+		remove_dir(dir);
+	} else if (!err && *instance == '~') {
+		if (p.in_charge)
 			finish(instance + 1);
 		else
-			pins_remove(dir);
-	} else if (!in_charge) {
+			remove_dir(dir);
+	} else if (!err && !p.in_charge) {
 		/* A switch to another name, killed before the old folder went. */
-		struct holder h = { .not_dir = dir, .link_id = info.id };
+		struct holder h = { .not_dir = dir, .link_id = p.link_id };
 
 		pins_each(is_holder, &h);
 		if (h.found)
-			pins_remove(dir);
+			remove_dir(dir);
 	}
 	return 0;
 }
@@ -246,36 +262,59 @@ char *pins_wrong(void)
 	return wrong;
 }
 
-int pins_lock(enum pins_lock how)
+/* OK with a descriptor of the folder, or with -1 if there is none; else what was reported */
+static int open_checked(const char *top, int *fd)
 {
-	char *top = base(), *wrong;
-	int fd;
+	char *wrong;
+	int err;
 
-	/* Who only reads changes nothing: without a folder there is nothing to clean. */
-	if (how == PINS_WAIT && mkdir(top, 0700) && errno != EEXIST)
-		return fail(errno == EACCES || errno == EPERM ? E_PRIV : E_ENV, NULL,
-			    "cannot make %s: %s", top, strerror(errno));
-	fd = open_base(top, &wrong);
-	if (wrong) {
-		if (fd >= 0)
-			close(fd);
+	*fd = open_base(top, &wrong);
+	err = errno;
+	if (wrong && *fd >= 0)
+		close(*fd);
+	if (wrong)
 		return fail(E_ENV, PINS_MEND, "%s", wrong);
-	}
-	if (fd < 0)
-		return how == PINS_TRY ?
-			       OK :
-			       fail(E_ENV, NULL, "cannot open %s: %s", top, strerror(errno));
-	if (flock(fd, LOCK_EX | (how == PINS_TRY ? LOCK_NB : 0))) {
-		close(fd);
-		return how == PINS_TRY ?
-			       OK :
-			       fail(E_INTERNAL, NULL, "cannot lock %s: %s", top, strerror(errno));
-	}
-	pins_each(repair, NULL);
-	/* A writer keeps the lock until it exits. */
-	if (how == PINS_TRY)
-		close(fd);
+	if (*fd >= 0 || err == ENOENT)
+		return OK;
+	return fail(err == EACCES ? E_PRIV : E_ENV,
+		    err == EACCES ? "run it as user 0, or give it CAP_DAC_READ_SEARCH" :
+				    "try again",
+		    "cannot look at loaded policies: cannot open %s: %s", top, strerror(err));
+}
+
+int pins_check(void)
+{
+	char *top = base();
+	int fd, ret = open_checked(top, &fd);
+
 	free(top);
+	if (ret == OK && fd >= 0)
+		close(fd);
+	return ret;
+}
+
+int pins_lock(void)
+{
+	char *top = base();
+	int fd, ret;
+
+	if (mkdir(top, 0700) && errno != EEXIST)
+		return fail(errno == EACCES || errno == EPERM ? E_PRIV : E_ENV,
+			    errno == EACCES ? "run it as user 0, or give it CAP_DAC_OVERRIDE" :
+					      NULL,
+			    "cannot make %s: %s", top, strerror(errno));
+	ret = open_checked(top, &fd);
+	if (ret != OK)
+		return ret;
+	if (fd < 0)
+		return fail(E_ENV, "try again", "%s, where policies are kept, was taken away", top);
+	if (flock(fd, LOCK_EX)) {
+		close(fd);
+		return fail(E_INTERNAL, NULL, "cannot lock %s: %s", top, strerror(errno));
+	}
+	free(top);
+	pins_each(repair, NULL);
+	/* It is kept until we exit. */
 	return OK;
 }
 
@@ -302,7 +341,7 @@ int pins_new(const struct object *o, const char *instance)
 		if (o->map[k])
 			ret = pin(bpf_map__fd(o->map[k]), dir, section_pins[k]);
 	if (ret != OK)
-		pins_remove(dir);
+		remove_dir(dir);
 	return ret;
 }
 
@@ -313,10 +352,17 @@ int pins_new_link(const char *instance, int link_fd)
 
 void pins_drop_new(const char *instance)
 {
-	pins_remove(pins_new_dir(instance));
+	remove_dir(pins_new_dir(instance));
 }
 
 int pins_commit(const char *instance)
 {
-	return finish(instance);
+	int err = finish(instance);
+
+	if (err)
+		return fail(E_INTERNAL,
+			    "the next kvmext load, switch, set or unload will try again",
+			    "cannot rename %s to %s: %s", pins_new_dir(instance),
+			    pins_dir(instance), strerror(-err));
+	return OK;
 }

@@ -22,44 +22,47 @@ static const char *bare(const char *instance)
 	return colon ? colon + 1 : instance;
 }
 
+/*
+ * A folder with "~" is of a tool at work, or was left by one that was killed.  With the
+ * table in force in it, it is the policy's all the same.
+ */
+static const char *folder(const char *instance, const struct pinned *pin)
+{
+	if (*instance != '~')
+		return instance;
+	return pin->in_charge ? instance + 1 : NULL;
+}
+
 static int match_pin(const char *dir, const char *instance, void *arg)
 {
+	const char *name = *instance == '~' ? instance + 1 : instance;
 	struct policies *ps = arg;
-	struct bpf_link_info info;
-	int fd;
+	struct pinned pin;
+	int err = pins_look(dir, &pin);
 
-	/* A tool at work: the link is in its old place too, or will be soon. */
-	if (*instance == '~')
+	if (!err && !folder(instance, &pin))
 		return 0;
-	fd = pins_get_link(dir, &info);
-	if (fd < 0)
-		return 0;
-	close(fd);
-	for (int i = 0; i < ps->n; i++)
-		if (ps->p[i].link_id == info.id) {
-			ps->p[i].dir = str("%s", dir);
-			ps->p[i].in_charge = info.struct_ops.map_id == pins_ops_id(dir);
-		}
+	for (int i = 0; i < ps->n && err != -ENOENT; i++) {
+		struct policy *p = &ps->p[i];
+
+		if (err && !strcmp(p->instance, name))
+			p->pin_err = -err;
+		if (err || p->link_id != pin.link_id || (p->dir && !pin.in_charge))
+			continue;
+		free(p->dir);
+		p->dir = str("%s", dir);
+		p->in_charge = pin.in_charge;
+	}
 	return 0;
 }
 
 /* As much of a record as a pin tells. */
-static int add_pin(const char *dir, const char *instance, void *arg)
+static struct rec *rec_of_pin(const char *instance, uint32_t link_id)
 {
-	struct policies *ps = arg;
 	const char *name = bare(instance), *at = strchr(name, '@');
-	struct bpf_link_info info;
-	struct policy *p;
-	struct rec *r;
-	int fd;
+	struct rec *r = calloc(1, sizeof(*r));
 
-	fd = *instance == '~' ? -1 : pins_get_link(dir, &info);
-	if (fd < 0)
-		return 0;
-	close(fd);
-	ps->p = realloc(ps->p, (ps->n + 1) * sizeof(*ps->p));
-	r = calloc(1, sizeof(*r));
-	if (!ps->p || !r)
+	if (!r)
 		abort();
 	r->kind = "policy";
 	r->key[0] = "name";
@@ -67,21 +70,114 @@ static int add_pin(const char *dir, const char *instance, void *arg)
 	r->key[1] = "vm";
 	r->val[1] = str("%s", at ? at + 1 : "0");
 	r->key[2] = "link";
-	r->val[2] = str("%u", info.id);
+	r->val[2] = str("%u", link_id);
 	r->key[3] = "table";
 	r->val[3] = name == instance ? str("%s", tables[0].name) :
 				       str("%.*s", (int)(name - 1 - instance), instance);
 	r->n = 4;
-	p = &ps->p[ps->n++];
+	return r;
+}
+
+static int add_pin(const char *dir, const char *instance, void *arg)
+{
+	struct policies *ps = arg;
+	struct policy *p = NULL;
+	struct pinned pin;
+	int err = pins_look(dir, &pin);
+
+	if (err == -ENOENT)
+		return 0;
+	if (err)
+		return fail(E_ENV, "try again", "cannot read the pins in %s: %s", dir,
+			    strerror(-err));
+	instance = folder(instance, &pin);
+	if (!instance || !pin.attached)
+		return 0;
+	for (int i = 0; i < ps->n; i++)
+		if (ps->p[i].link_id == pin.link_id)
+			p = &ps->p[i];
+	/* The link is in two folders while it changes hands. */
+	if (p && !pin.in_charge)
+		return 0;
+	if (!p) {
+		ps->p = realloc(ps->p, (ps->n + 1) * sizeof(*ps->p));
+		if (!ps->p)
+			abort();
+		p = &ps->p[ps->n++];
+	}
 	*p = (struct policy){
 		.instance = str("%s", instance),
-		.rec = r,
-		.link_id = info.id,
-		.vm = rec_u64(r, "vm"),
+		.rec = rec_of_pin(instance, pin.link_id),
+		.link_id = pin.link_id,
 		.dir = str("%s", dir),
-		.in_charge = info.struct_ops.map_id == pins_ops_id(dir),
+		.in_charge = pin.in_charge,
 	};
+	p->vm = rec_u64(p->rec, "vm");
 	return 0;
+}
+
+int policy_pins(const struct policy *p)
+{
+	if (!p->pin_err)
+		return OK;
+	return fail(p->pin_err == EPERM || p->pin_err == EACCES ? E_PRIV : E_ENV,
+		    p->pin_err == EPERM || p->pin_err == EACCES ?
+			    "see what security module forbids it" :
+			    "try again",
+		    "cannot read the pins of '%s': %s", p->instance, strerror(p->pin_err));
+}
+
+void json_pinned(const struct policy *p)
+{
+	if (p->pin_err)
+		j_str("pinned", NULL);
+	else
+		j_bool("pinned", p->dir);
+}
+
+/* Both have @key and it is the same. */
+static bool same(const struct rec *a, const char *key_a, const struct rec *b, const char *key_b)
+{
+	const char *x = rec_str(a, key_a), *y = rec_str(b, key_b);
+
+	return x && y && !strcmp(x, y);
+}
+
+const struct rec *policy_taken(const struct policies *ps, const struct policy *p,
+			       const struct rec *r)
+{
+	for (r = r ? r + 1 : ps->st.rec; r && r < ps->st.rec + ps->st.n; r++) {
+		if (!rec_is(r, "taken") || !same(r, "table", p->rec, "table"))
+			continue;
+		/* Its number tells a policy from the next one of its name. */
+		if (rec_str(r, "seq") ? same(r, "seq", p->rec, "seq") :
+					same(r, "policy", p->rec, "name") &&
+						(!p->vm || same(r, "vm", p->rec, "vm")))
+			return r;
+	}
+	return NULL;
+}
+
+void json_taken(const struct policies *ps, const struct policy *p)
+{
+	j_open("taken_from", '[');
+	for (const struct rec *r = NULL; (r = policy_taken(ps, p, r));) {
+		j_open(NULL, '{');
+		rec_json(r, " table policy seq ");
+		j_close('}');
+	}
+	j_close(']');
+}
+
+/* Those of the tool, in the folders of pins */
+static int read_pins(struct policies *ps, int (*fn)(const char *, const char *, void *))
+{
+	int ret = pins_each(fn, ps);
+
+	if (ret < 0)
+		return fail(E_ENV, "try again", "cannot list %s/kvmext: %s", g.bpffs,
+			    strerror(-ret));
+	return ret;
 }
 
 /*
@@ -106,13 +202,11 @@ int policies_read(struct policies *ps)
 	ret = need_privilege();
 	if (ret != OK)
 		return ret;
-	ret = pins_lock(PINS_TRY);
+	ret = pins_check();
 	if (ret != OK)
 		return ret;
-	if (state_is_away()) {
-		pins_each(add_pin, ps);
-		return OK;
-	}
+	if (state_is_away())
+		return read_pins(ps, add_pin);
 	ret = state_read(&ps->st);
 	if (ret != OK)
 		return ret;
@@ -135,8 +229,7 @@ int policies_read(struct policies *ps)
 			.vm = rec_u64(r, "vm"),
 		};
 	}
-	pins_each(match_pin, ps);
-	return OK;
+	return read_pins(ps, match_pin);
 }
 
 int policy_find(const struct policies *ps, const char *name, struct policy **p)
@@ -179,45 +272,50 @@ int policy_find(const struct policies *ps, const char *name, struct policy **p)
 		    "no policy '%s' is loaded", name);
 }
 
-static int map_with_suffix(const uint32_t *ids, uint32_t n, const char *suffix)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		int fd = bpf_map_get_fd_by_id(ids[i]);
-		struct bpf_map_info info = {};
-		uint32_t len = sizeof(info);
-		const char *dot;
-
-		if (fd < 0)
-			continue;
-		if (!bpf_map_get_info_by_fd(fd, &info, &len)) {
-			dot = strrchr(info.name, '.');
-			if (dot && !strcmp(dot, suffix))
-				return fd;
-		}
-		close(fd);
-	}
-	return -1;
-}
-
-/* What is looked for among a policy's maps: its sections, or one by its name */
+/**
+ * struct wanted - what is looked for among a policy's maps
+ * @fds: its sections, or NULL
+ * @btf_id: BTF of its programs
+ * @name: a map by its name, or NULL
+ * @fd: that map
+ * @err: -errno of the first look that failed, for another reason than that a thing is gone
+ */
 struct wanted {
 	int *fds;
 	uint32_t btf_id;
 	const char *name;
 	int fd;
+	int err;
 };
 
-static int map_named(const uint32_t *ids, uint32_t n, const char *name)
+/* A descriptor, or -1; what failed is noted. */
+static int looked(struct wanted *w, int fd)
+{
+	if (fd >= 0)
+		return fd;
+	if (fd != -ENOENT && !w->err)
+		w->err = fd;
+	return -1;
+}
+
+/* The map that is called @name, or with a dot: whose name ends so */
+static int map_called(struct wanted *w, const uint32_t *ids, uint32_t n, const char *name)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		int fd = bpf_map_get_fd_by_id(ids[i]);
+		int fd = looked(w, bpf_map_get_fd_by_id(ids[i]));
 		struct bpf_map_info info = {};
 		uint32_t len = sizeof(info);
+		const char *is = info.name;
 
-		if (fd >= 0 && !bpf_map_get_info_by_fd(fd, &info, &len) && !strcmp(info.name, name))
-			return fd;
-		if (fd >= 0)
-			close(fd);
+		if (fd < 0)
+			continue;
+		if (!looked(w, bpf_map_get_info_by_fd(fd, &info, &len))) {
+			if (*name == '.')
+				is = strrchr(info.name, '.');
+			if (is && !strcmp(is, name))
+				return fd;
+		}
+		close(fd);
 	}
 	return -1;
 }
@@ -226,22 +324,21 @@ static void maps_of_prog(uint32_t id, struct wanted *w)
 {
 	struct bpf_prog_info info = {};
 	uint32_t ids[64], len = sizeof(info);
-	int prog = bpf_prog_get_fd_by_id(id);
+	int prog = looked(w, bpf_prog_get_fd_by_id(id));
 
 	if (prog < 0)
 		return;
 	info.nr_map_ids = ARRAY_SIZE(ids);
 	info.map_ids = (uintptr_t)ids;
-	if (!bpf_prog_get_info_by_fd(prog, &info, &len)) {
+	if (!looked(w, bpf_prog_get_info_by_fd(prog, &info, &len))) {
 		uint32_t n = info.nr_map_ids < ARRAY_SIZE(ids) ? info.nr_map_ids : ARRAY_SIZE(ids);
 
 		w->btf_id = info.btf_id;
 		for (int k = 0; w->fds && k < VAR_KINDS; k++)
 			if (w->fds[k] < 0)
-				w->fds[k] = map_with_suffix(ids, n, section_names[k]);
+				w->fds[k] = map_called(w, ids, n, section_names[k]);
 		if (w->name && w->fd < 0)
-			w->fd = *w->name == '.' ? map_with_suffix(ids, n, w->name) :
-						  map_named(ids, n, w->name);
+			w->fd = map_called(w, ids, n, w->name);
 	}
 	close(prog);
 }
@@ -273,22 +370,24 @@ static void maps_of_link(const struct policy *p, struct wanted *w)
 	uint32_t len = sizeof(linfo), zero = 0;
 	int link, map = -1;
 
-	link = bpf_link_get_fd_by_id(p->link_id);
-	if (link >= 0 && !bpf_link_get_info_by_fd(link, &linfo, &len))
-		map = bpf_map_get_fd_by_id(linfo.struct_ops.map_id);
+	link = looked(w, bpf_link_get_fd_by_id(p->link_id));
+	if (link >= 0 && !looked(w, bpf_link_get_info_by_fd(link, &linfo, &len)))
+		map = looked(w, bpf_map_get_fd_by_id(linfo.struct_ops.map_id));
 	if (link >= 0)
 		close(link);
 	len = sizeof(minfo);
-	if (map >= 0 && !bpf_map_get_info_by_fd(map, &minfo, &len) &&
-	    minfo.value_size <= sizeof(val) && !bpf_map_lookup_elem(map, &zero, val))
+	if (map >= 0 && !looked(w, bpf_map_get_info_by_fd(map, &minfo, &len)) &&
+	    minfo.value_size <= sizeof(val) && !looked(w, bpf_map_lookup_elem(map, &zero, val)))
 		maps_of_table(rec_str(p->rec, "table"), val, w);
 	if (map >= 0)
 		close(map);
 }
 
-static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
+/* 0 or -errno */
+static int section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *btf_id)
 {
-	bool found = false;
+	struct wanted w = { .fds = fds };
+	bool found = false, all = true;
 
 	for (int k = 0; k < VAR_KINDS; k++)
 		fds[k] = -1;
@@ -298,15 +397,14 @@ static void section_maps(const struct policy *p, int fds[VAR_KINDS], uint32_t *b
 
 		fds[k] = bpf_obj_get(path);
 		free(path);
-		if (fds[k] >= 0)
-			found = true;
+		found |= fds[k] >= 0;
+		all &= fds[k] >= 0 || fds[k] == -ENOENT;
 	}
-	if (!found) {
-		struct wanted w = { .fds = fds };
-
-		maps_of_link(p, &w);
-		*btf_id = w.btf_id;
-	}
+	if (found && all)
+		return 0;
+	maps_of_link(p, &w);
+	*btf_id = w.btf_id;
+	return w.err;
 }
 
 int policy_map(const struct policy *p, const char *name)
@@ -317,41 +415,69 @@ int policy_map(const struct policy *p, const char *name)
 	return w.fd;
 }
 
+static int unread(const struct policy *p, int err)
+{
+	return fail(err == -EPERM || err == -EACCES ? E_PRIV : E_ENV,
+		    err == -EPERM || err == -EACCES ? "see what security module forbids it" :
+						      "try again",
+		    "cannot read the variables of policy '%s': %s", p->instance, strerror(-err));
+}
+
+/* A section that can be written to is mapped; of another one there is a copy.  0 or -errno. */
+static int read_section(struct inside *in, int kind, int fd, const struct bpf_map_info *info)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	uint32_t zero = 0;
+	void *live;
+
+	if (kind != VAR_RODATA && info->map_flags & BPF_F_MMAPABLE) {
+		live = mmap(NULL, (info->value_size + page - 1) / page * page,
+			    PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (live != MAP_FAILED) {
+			in->sec[kind] = live;
+			in->live[kind] = true;
+			return 0;
+		}
+		/* Frozen: it can be read. */
+		if (errno != EPERM)
+			return -errno;
+	}
+	in->sec[kind] = calloc(1, (info->value_size + 7) & ~7u);
+	if (!in->sec[kind])
+		abort();
+	return bpf_map_lookup_elem(fd, &zero, in->sec[kind]);
+}
+
 int policy_inside(const struct policy *p, struct inside *in)
 {
 	size_t sizes[VAR_KINDS] = {};
-	int fds[VAR_KINDS], sec_id;
-	uint32_t btf_id, zero = 0;
 	struct btf *btf = NULL;
 	const char *wrong;
+	int fds[VAR_KINDS], sec_id, err;
+	uint32_t btf_id;
 
 	*in = (struct inside){};
-	section_maps(p, fds, &btf_id);
-	for (int k = 0; k < VAR_KINDS; k++) {
+	err = section_maps(p, fds, &btf_id);
+	for (int k = 0; k < VAR_KINDS && !err; k++) {
 		struct bpf_map_info info = {};
 		uint32_t len = sizeof(info);
-		size_t page = sysconf(_SC_PAGESIZE);
 
-		if (fds[k] < 0 || bpf_map_get_info_by_fd(fds[k], &info, &len))
+		if (fds[k] < 0)
 			continue;
+		err = bpf_map_get_info_by_fd(fds[k], &info, &len);
+		if (!err)
+			err = read_section(in, k, fds[k], &info);
 		if (!btf_id)
 			btf_id = info.btf_id;
-		if (k == VAR_DATA && info.map_flags & BPF_F_MMAPABLE) {
-			in->sec[k] = mmap(NULL, (info.value_size + page - 1) / page * page,
-					  PROT_READ | PROT_WRITE, MAP_SHARED, fds[k], 0);
-			if (in->sec[k] == MAP_FAILED)
-				in->sec[k] = NULL;
-		} else {
-			in->sec[k] = calloc(1, (info.value_size + 7) & ~7u);
-			if (in->sec[k] && bpf_map_lookup_elem(fds[k], &zero, in->sec[k]))
-				in->sec[k] = NULL;
-		}
-		if (in->sec[k])
-			sizes[k] = info.value_size;
+		sizes[k] = info.value_size;
 		close(fds[k]);
 	}
-	if (btf_id)
+	if (!err && btf_id) {
 		btf = btf__load_from_kernel_by_id(btf_id);
+		err = btf ? 0 : -errno;
+	}
+	if (err)
+		return unread(p, err);
 	if (!btf)
 		return OK;
 	sec_id = btf__find_by_name_kind(btf, ".struct_ops.link", BTF_KIND_DATASEC);
@@ -360,7 +486,7 @@ int policy_inside(const struct policy *p, struct inside *in)
 			btf_tag(btf, btf_var_secinfos(btf__type_by_id(btf, sec_id))->type, "about");
 	wrong = vars_from_btf(btf, sizes, &in->vars);
 	if (wrong)
-		return fail(E_OBJECT, NULL, "policy '%s' declares a variable wrongly: %s",
-			    p->instance, wrong);
+		return fail(E_OBJECT, "repair the policy's source and load it anew",
+			    "policy '%s' declares a variable wrongly: %s", p->instance, wrong);
 	return OK;
 }

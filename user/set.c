@@ -48,7 +48,7 @@ int cmd_set(int argc, char **argv)
 		ret = need_privilege();
 	/* Not while another tool puts another policy there. */
 	if (ret == OK && is_mount(g.bpffs, BPFFS_MAGIC))
-		ret = pins_lock(PINS_WAIT);
+		ret = pins_lock();
 	if (ret == OK)
 		ret = policies_read(&ps);
 	if (ret == OK)
@@ -57,10 +57,15 @@ int cmd_set(int argc, char **argv)
 		ret = policy_inside(p, &in);
 	if (ret == OK)
 		ret = settings_parse(a.name, &in.vars, a.set, a.n, true, &set);
+	for (int i = 0; i < a.n && ret == OK; i++)
+		if (!in.live[set[i].var->kind])
+			ret = fail(E_PARAM, "have whoever loaded it make that map mmapable",
+				   "%s's '%s' cannot be set: its section %s cannot be written",
+				   a.name, set[i].var->name, section_names[set[i].var->kind]);
 	if (ret != OK)
 		return ret;
 	for (int i = 0; i < a.n; i++)
-		var_store(set[i].var, in.sec[VAR_DATA], set[i].val);
+		var_store(set[i].var, in.sec[set[i].var->kind], set[i].val);
 	if (g.json) {
 		j_open(NULL, '{');
 		j_str("instance", p->instance);

@@ -151,6 +151,10 @@ static void show_policy(const struct policies *ps, const struct policy *p)
 		if (dump && *dump)
 			print("  %s\n", dump);
 	}
+	for (const struct rec *t = NULL; (t = policy_taken(ps, p, t));)
+		print("  taken from VM %s for: %s: %s; KVM decides there until the policy is "
+		      "loaded or switched anew\n",
+		      rec_str(t, "vm") ?: "-", rec_str(t, "kind") ?: "-", rec_str(t, "msg") ?: "-");
 	if (state && !strcmp(state, "vm-gone"))
 		print("  its VM has exited: kvmext unload %s\n", p->instance);
 }
@@ -297,7 +301,8 @@ static void json(const struct status_args *a, const struct state *before, const 
 		j_open(NULL, '{');
 		j_str("instance", ps->p[i].instance);
 		rec_json(ps->p[i].rec, "");
-		j_bool("pinned", ps->p[i].dir);
+		json_pinned(&ps->p[i]);
+		json_taken(ps, &ps->p[i]);
 		j_close('}');
 	}
 	j_close(']');

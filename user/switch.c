@@ -43,6 +43,9 @@ static int commit(struct object *o, const struct policy *old, const char *instan
 	struct bpf_link_info info;
 	int link = pins_get_link(old->dir, &info), ret, err;
 
+	if (link < 0 && link != -ENOENT)
+		return fail(E_ENV, "try again", "cannot read the link of '%s': %s", old->instance,
+			    strerror(-link));
 	if (link < 0)
 		return fail(E_POLICY, "see kvmext list", "the link of '%s' is gone", old->instance);
 	/* The link is in both folders when it changes hands: one of them is right. */
@@ -99,11 +102,13 @@ int cmd_switch(int argc, char **argv)
 		return ret;
 	ret = object_ready(a.file, a.set, a.n, &o, &set);
 	if (ret == OK)
-		ret = pins_lock(PINS_WAIT);
+		ret = pins_lock();
 	if (ret == OK)
 		ret = policies_read(&ps);
 	if (ret == OK)
 		ret = policy_find(&ps, a.old, &old);
+	if (ret == OK)
+		ret = policy_pins(old);
 	if (ret != OK)
 		return ret;
 	if (!old->dir)

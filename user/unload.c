@@ -35,15 +35,20 @@ int cmd_unload(int argc, char **argv)
 	if (ret == OK)
 		ret = need_privilege();
 	if (ret == OK && is_mount(g.bpffs, BPFFS_MAGIC))
-		ret = pins_lock(PINS_WAIT);
+		ret = pins_lock();
 	if (ret == OK)
 		ret = policies_read(&ps);
 	if (ret == OK)
 		ret = policy_find(&ps, name, &p);
+	if (ret == OK)
+		ret = policy_pins(p);
 	if (ret != OK)
 		return ret;
 
 	link = bpf_link_get_fd_by_id(p->link_id);
+	if (link < 0 && link != -ENOENT)
+		return fail(E_ENV, "try again", "cannot get at the link of '%s': %s", name,
+			    strerror(-link));
 	if (link < 0)
 		return fail(E_POLICY, "see kvmext list", "the link of '%s' is gone", name);
 	/*
