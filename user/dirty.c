@@ -3,8 +3,6 @@
 #include "hook.h"
 
 #include <errno.h>
-#include <langinfo.h>
-#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -360,7 +358,7 @@ static void print_map(const struct map *m)
 {
 	static const char *const blocks[] = { " ", "░", "▒", "▓", "█" };
 	static const char *const plain[] = { " ", ".", ":", "-", "=", "+", "*", "#", "%", "@" };
-	bool fine = isatty(STDOUT_FILENO) && !strcmp(nl_langinfo(CODESET), "UTF-8");
+	bool fine = isatty(STDOUT_FILENO) && out_utf8();
 	const char *const *shade = fine ? blocks : plain;
 	int shades = fine ? ARRAY_SIZE(blocks) : ARRAY_SIZE(plain);
 	uint64_t pages = (uint64_t)CHUNK_PAGES << m->shift;
@@ -574,7 +572,6 @@ int cmd_dirty(int argc, char **argv)
 		ret = start();
 	if (ret != OK)
 		return ret;
-	setlocale(LC_CTYPE, "");
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	j_lines();
@@ -594,7 +591,7 @@ int cmd_dirty(int argc, char **argv)
 		ns = now - t;
 		t = now;
 		sort();
-		last = stopped || (a.count && times >= a.count);
+		last = stopped || (a.count && times >= a.count) || vm_ended(a.vm);
 		/* Back to the upper left corner; what is left over below is erased. */
 		if (live)
 			printf("\033[H\033[2J");

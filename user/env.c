@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -123,7 +125,19 @@ void drop_rights(void)
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-int need_privilege(void)
+/*
+ * VMs are named by process ids, and the kernel's state file and the tracers know those
+ * of the first namespace alone: in another one they would name the wrong process.  Its
+ * number is the kernel's PROC_PID_INIT_INO, part of its ABI.
+ */
+bool in_pid_namespace(void)
+{
+	struct stat st;
+
+	return !stat("/proc/self/ns/pid", &st) && st.st_ino != 0xeffffffcU;
+}
+
+int need_caps(void)
 {
 	char names[128];
 
@@ -131,6 +145,19 @@ int need_privilege(void)
 		return OK;
 	return fail(E_PRIV, in_container() ? "run it as root of the host" : "run it as root",
 		    "policies are for root: this process lacks %s", names);
+}
+
+int need_privilege(void)
+{
+	int ret = need_caps();
+
+	if (ret != OK)
+		return ret;
+	if (in_pid_namespace())
+		return fail(E_ENV, "run it " IN_HOST_PIDS,
+			    "this is a pid namespace of its own, in which VMs have other process "
+			    "ids than in the kernel's records");
+	return OK;
 }
 
 bool is_mount(const char *path, long magic)
@@ -212,27 +239,91 @@ char *proc_comm(uint32_t pid)
 	return str("%s", name);
 }
 
-int nr_vms(uint32_t pid)
+/* The process that thread @tid is of, 0 if there is none to be seen */
+static uint32_t proc_tgid(uint32_t tid)
 {
-	char *path = str("/proc/%u/fd", pid);
+	char *path = str("/proc/%u/status", tid), line[128];
+	FILE *f = fopen(path, "re");
+	uint32_t tgid = 0;
+
+	free(path);
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "Tgid: %u", &tgid) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return tgid;
+}
+
+/*
+ * For who may not look at the process's files: KVM has a folder TID-FD for each VM,
+ * called by the thread that made it.  If one of those threads is gone it cannot be told.
+ */
+static int vms_in_debugfs(uint32_t pid)
+{
+	char *path = str("%s/kvm", g.debugfs);
 	DIR *dir = opendir(path);
+	bool unknown = !dir;
 	struct dirent *e;
 	int vms = 0;
 
 	free(path);
-	if (!dir)
-		return -errno;
-	while ((e = readdir(dir))) {
+	while (dir && (e = readdir(dir))) {
+		uint32_t tid, fd, tgid;
+
+		if (sscanf(e->d_name, "%u-%u", &tid, &fd) != 2)
+			continue;
+		tgid = proc_tgid(tid);
+		vms += tgid == pid;
+		unknown |= !tgid;
+	}
+	if (dir)
+		closedir(dir);
+	return vms ? vms : unknown ? -EACCES : 0;
+}
+
+int nr_vms(uint32_t pid)
+{
+	char *path = str("/proc/%u/fd", pid);
+	DIR *dir = opendir(path);
+	int vms = 0, err = dir ? 0 : errno;
+	struct dirent *e;
+
+	free(path);
+	while (dir && (e = readdir(dir))) {
 		char target[64];
 		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
 
-		if (n < 0)
+		if (n < 0) {
+			/* "." and ".." are no links; what was closed meanwhile is gone. */
+			if (errno == EACCES || errno == EPERM)
+				err = errno;
 			continue;
+		}
 		target[n] = 0;
 		vms += !strcmp(target, "anon_inode:kvm-vm");
 	}
-	closedir(dir);
-	return vms;
+	if (dir)
+		closedir(dir);
+	if (vms || !err)
+		return vms;
+	return err == EACCES || err == EPERM ? vms_in_debugfs(pid) : -err;
+}
+
+bool vm_ended(uint32_t pid)
+{
+	struct pollfd p = { .events = POLLIN };
+	bool exited;
+
+	if (!pid)
+		return false;
+	p.fd = syscall(SYS_pidfd_open, pid, 0);
+	if (p.fd < 0)
+		return errno == ESRCH;
+	/* A process that has ended, reaped or not */
+	exited = poll(&p, 1, 0) > 0;
+	close(p.fd);
+	return exited || !nr_vms(pid);
 }
 
 /*
@@ -241,17 +332,20 @@ int nr_vms(uint32_t pid)
  */
 int need_vm(uint32_t pid)
 {
-	int vms = nr_vms(pid);
+	static const char give[] = "give the process id of a VM's VMM (such as QEMU)";
+	uint32_t tgid = proc_tgid(pid);
+	char *comm = proc_comm(pid);
+	int vms;
 
-	if (vms == -ENOENT)
-		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
-			    "there is no process %u", pid);
-	/* If it is not ours to look at, let the kernel say. */
-	if (!vms) {
-		char *comm = proc_comm(pid);
-
-		return fail(E_VM, "give the process id of a VM's VMM (such as QEMU)",
-			    "process %u (%s) has no VM", pid, comm ? comm : "gone");
-	}
+	if (!tgid && kill(pid, 0) && errno == ESRCH)
+		return fail(E_VM, give, "there is no process %u", pid);
+	if (tgid && tgid != pid)
+		return fail(E_VM, str("use --vm %u", tgid),
+			    "%u (%s) is a thread of process %u, and a VM is named by its process",
+			    pid, comm ? comm : "gone", tgid);
+	vms = nr_vms(pid);
+	if (!vms)
+		return fail(E_VM, give, "process %u (%s) has no VM", pid, comm ? comm : "gone");
+	/* If it cannot be seen, let the kernel say. */
 	return OK;
 }

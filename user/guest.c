@@ -1237,7 +1237,7 @@ int cmd_guest(int argc, char **argv)
 
 	ret = parse_args(argc, argv, options, parse, NULL, doc, &a);
 	if (ret == OK)
-		ret = need_privilege();
+		ret = need_caps();
 	if (ret == OK)
 		ret = need_bpffs();
 	if (ret != OK)

@@ -111,7 +111,8 @@ void perfetto_vcpu(uint32_t vm, int32_t vcpu, uint32_t tid);
  * @args: more about it, members of a JSON object, "" if none
  */
 void perfetto_event(const struct event *ev, const char *cat, const char *name, const char *args);
-void perfetto_flush(void);
+/* perfetto_flush - write it out; false if that failed, now or before */
+bool perfetto_flush(void);
 /* perfetto_close - make it whole; E_INTERNAL if not all could be written */
 int perfetto_close(void);
 

@@ -30,9 +30,9 @@ static int fd = -1;
 static int error;
 static const char *file;
 
-void perfetto_flush(void)
+bool perfetto_flush(void)
 {
-	for (size_t done = 0; done < used;) {
+	for (size_t done = 0; done < used && !error;) {
 		ssize_t n = write(fd, buf + done, used - done);
 
 		if (n < 0 && errno == EINTR)
@@ -44,6 +44,7 @@ void perfetto_flush(void)
 		done += n;
 	}
 	used = 0;
+	return !error;
 }
 
 static void line(const char *fmt, ...) __printf(1, 2);

@@ -3,7 +3,6 @@
 #include "hook.h"
 
 #include <errno.h>
-#include <locale.h>
 #include <ncurses.h>
 #include <signal.h>
 #include <stdio.h>
@@ -584,7 +583,7 @@ static int run_lines(void)
 			json(s);
 		else
 			batch(s);
-		if (fflush(stdout))
+		if (fflush(stdout) || vm_ended(a.vm))
 			break;
 	}
 	return OK;
@@ -854,7 +853,6 @@ static int run_screen(void)
 	bool quit = false;
 	SCREEN *scr;
 
-	setlocale(LC_CTYPE, "");
 	scr = newterm(NULL, stdout, stdin);
 	if (!scr)
 		return fail(E_ENV, "set TERM, or use --batch", "this terminal (TERM=%s) is unknown",
@@ -867,7 +865,7 @@ static int run_screen(void)
 	set_escdelay(50);
 	curs_set(0);
 	read_policies();
-	while (!stopped && !quit) {
+	while (!stopped && !quit && !vm_ended(a.vm)) {
 		uint64_t now;
 		int key;
 
@@ -918,5 +916,7 @@ int cmd_top(int argc, char **argv)
 	ret = g.json || a.batch || !isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO) ? run_lines() :
 										     run_screen();
 	vms_close();
+	if (ret == OK && vm_ended(a.vm))
+		say("VM %u has exited", a.vm);
 	return ret;
 }

@@ -700,10 +700,10 @@ static int trace(struct tracer *t)
 	}
 	do {
 		consume(t, ring, false);
-		if (t->perfetto)
-			perfetto_flush();
-		else
-			fflush(stdout);
+		/* A full disk does not get better by waiting. */
+		if (t->perfetto && !perfetto_flush())
+			break;
+		fflush(stdout);
 	} while (!ferror(stdout) && run_on(&t->run, ring_buffer__epoll_fd(ring)));
 	/* No more events, then what still waits: the count is of all. */
 	detach();
