@@ -48,18 +48,51 @@ static bool parse_bound(const char *text, s128 *out)
 	return !value_parse(buf, "", false, out);
 }
 
+/*
+ * Whether the program in the object reads and writes the variable where it stands.  What
+ * the compiler knows all uses of, or must not change, it may put into the instructions.
+ */
+static const char *compiled_in(const struct btf *btf, enum var_kind kind, const struct btf_type *t)
+{
+	const char *name = btf__str_by_offset(btf, t->name_off);
+	const struct btf_type *type = btf__type_by_id(btf, t->type);
+	bool is_volatile = false;
+
+	for (; type && (btf_is_mod(type) || btf_is_typedef(type));
+	     type = btf__type_by_id(btf, type->type))
+		is_volatile |= btf_is_volatile(type);
+	if (is_volatile)
+		return NULL;
+	if (btf_var(t)->linkage == BTF_VAR_STATIC)
+		return str("'%s' is static, so its value may be compiled in; declare it without "
+			   "static, or volatile",
+			   name);
+	if (kind == VAR_RODATA)
+		return str("'%s' is const, so its value is compiled in; declare it const volatile",
+			   name);
+	return NULL;
+}
+
+static bool tagged(const struct btf *btf, uint32_t id)
+{
+	return btf_tag(btf, id, "param") || btf_tag(btf, id, "counter");
+}
+
 static const char *add_var(const struct btf *btf, enum var_kind kind, size_t size,
 			   const struct btf_var_secinfo *vsi, struct vars *vars)
 {
 	const struct btf_type *t = btf__type_by_id(btf, vsi->type), *base;
 	bool param = btf_tag(btf, vsi->type, "param");
-	const char *tag, *name;
+	const char *tag, *name, *wrong;
 	struct var *v;
 	int enc;
 
-	if (!param && !btf_tag(btf, vsi->type, "counter"))
+	if (!tagged(btf, vsi->type) || !btf_is_var(t))
 		return NULL;
 	name = btf__str_by_offset(btf, t->name_off);
+	wrong = compiled_in(btf, kind, t);
+	if (wrong)
+		return wrong;
 	vars->v = realloc(vars->v, (vars->n + 1) * sizeof(*vars->v));
 	if (!vars->v)
 		abort();
@@ -121,8 +154,37 @@ static const char *add_var(const struct btf *btf, enum var_kind kind, size_t siz
 	return NULL;
 }
 
+/* Sections of other names are maps that the tool does not look into. */
+static const char *tagged_elsewhere(const struct btf *btf)
+{
+	int n = btf__type_cnt(btf);
+
+	for (int i = 1; i < n; i++) {
+		const struct btf_type *sec = btf__type_by_id(btf, i);
+		const struct btf_var_secinfo *vsi = btf_var_secinfos(sec);
+		const char *name = btf__str_by_offset(btf, sec->name_off);
+		bool ours = false;
+
+		for (int kind = 0; kind < VAR_KINDS; kind++)
+			ours |= !strcmp(name, section_names[kind]);
+		for (int j = 0; btf_is_datasec(sec) && !ours && j < btf_vlen(sec); j++, vsi++) {
+			const struct btf_type *t = btf__type_by_id(btf, vsi->type);
+
+			if (tagged(btf, vsi->type) && btf_is_var(t))
+				return str("'%s' is in section %s; put it into .rodata, .data or "
+					   ".bss",
+					   btf__str_by_offset(btf, t->name_off), name);
+		}
+	}
+	return NULL;
+}
+
 const char *vars_from_btf(const struct btf *btf, const size_t sizes[VAR_KINDS], struct vars *vars)
 {
+	const char *wrong = tagged_elsewhere(btf);
+
+	if (wrong)
+		return wrong;
 	for (int kind = 0; kind < VAR_KINDS; kind++) {
 		int id = btf__find_by_name_kind(btf, section_names[kind], BTF_KIND_DATASEC);
 		const struct btf_var_secinfo *vsi;
