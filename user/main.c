@@ -15,12 +15,13 @@ static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } commands[] = {
-	{ "load", cmd_load },	  { "switch", cmd_switch }, { "unload", cmd_unload },
-	{ "list", cmd_list },	  { "status", cmd_status }, { "get", cmd_get },
-	{ "set", cmd_set },	  { "mark", cmd_mark },	    { "unmark", cmd_unmark },
-	{ "doctor", cmd_doctor }, { "top", cmd_top },	    { "dirty", cmd_dirty },
-	{ "trace", cmd_trace },	  { "hist", cmd_hist },	    { "steer", cmd_steer },
-	{ "guest", cmd_guest },	  { "hint", cmd_hint },
+	{ "load", cmd_load },	    { "switch", cmd_switch }, { "unload", cmd_unload },
+	{ "list", cmd_list },	    { "status", cmd_status }, { "get", cmd_get },
+	{ "set", cmd_set },	    { "mark", cmd_mark },     { "unmark", cmd_unmark },
+	{ "doctor", cmd_doctor },   { "top", cmd_top },	      { "dirty", cmd_dirty },
+	{ "trace", cmd_trace },	    { "hist", cmd_hist },     { "steer", cmd_steer },
+	{ "guest", cmd_guest },	    { "hint", cmd_hint },     { "help", cmd_help },
+	{ "version", cmd_version },
 };
 
 /* The argument that argp could not make sense of. */
@@ -126,6 +127,7 @@ static error_t parse_top(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case 'V':
+		/* As any program has it; the command says more. */
 		printf("kvmext %s (libbpf %s)\n", KVMEXT_VERSION, libbpf_version_string() + 1);
 		exit(OK);
 	case ARGP_KEY_ARG:
@@ -142,6 +144,7 @@ static const struct argp_option top_options[] = { { "version", 'V', NULL, 0, "pr
 						    20 },
 						  {} };
 
+static const char top_args_doc[] = "COMMAND ...";
 static const char top_doc[] =
 	"Policies for KVM: load, tune and watch BPF programs that decide in KVM's place.\v"
 	"Commands:\n"
@@ -161,6 +164,8 @@ static const char top_doc[] =
 	"  hint --vm PID --port SOCKET           what a guest does not use is not sent\n"
 	"  guest                                 in a guest: tell the host what is free\n"
 	"  doctor                                what this machine has and lacks\n"
+	"  version                               of the tool and of the kvm modules\n"
+	"  help [COMMAND]                        this, or what COMMAND does\n"
 	"\n"
 	"Exit codes:\n"
 	"   0  done\n"
@@ -187,31 +192,69 @@ static int dispatch(int argc, char **argv)
 			return commands[i].run(argc, argv);
 	}
 	near = nearest(argv[0], names, ARRAY_SIZE(names));
-	return fail(E_USAGE, near ? str("did you mean '%s'?", near) : "see kvmext --help",
+	return fail(E_USAGE, near ? str("did you mean '%s'?", near) : "see kvmext help",
 		    "there is no command '%s'", argv[0]);
+}
+
+static struct argp_child top_children[] = { { .argp = &(struct argp){ .options = global_options,
+								      .parser = parse_global } },
+					    {} };
+
+static struct argp top_argp = { .options = top_options,
+				.parser = parse_top,
+				.args_doc = top_args_doc,
+				.doc = top_doc,
+				.children = top_children };
+
+static error_t parse_help(int key, char *arg, struct argp_state *state)
+{
+	const char **cmd = state->input;
+
+	if (key != ARGP_KEY_ARG)
+		return ARGP_ERR_UNKNOWN;
+	if (*cmd)
+		return fail_usage("help", "one COMMAND at a time"), EINVAL;
+	*cmd = arg;
+	return 0;
+}
+
+int cmd_help(int argc, char **argv)
+{
+	static const char doc[] = "Say what there is, or what COMMAND does.";
+	char *cmd = NULL;
+	int ret;
+
+	ret = parse_args(argc, argv, NULL, parse_help, "[COMMAND]", doc, &cmd);
+	if (ret != OK)
+		return ret;
+	if (cmd)
+		return dispatch(2, (char *[]){ cmd, "--help", NULL });
+	argp_help(&top_argp, stdout, ARGP_HELP_STD_HELP & ~ARGP_HELP_EXIT_OK, "kvmext");
+	return OK;
+}
+
+/* -j among letters that take no value, as in -vj, or the long option */
+static bool is_json(const char *arg)
+{
+	return !strcmp(arg, "--json") ||
+	       (*arg == '-' && strchr(arg, 'j') && arg[1 + strspn(arg + 1, "jqv")] == 0);
 }
 
 int main(int argc, char **argv)
 {
-	struct argp_child children[] = {
-		{ .argp = &(struct argp){ .options = global_options, .parser = parse_global } }, {}
-	};
-	struct argp argp = { .options = top_options,
-			     .parser = parse_top,
-			     .args_doc = "COMMAND ...",
-			     .doc = top_doc,
-			     .children = children };
 	struct top_args a = {};
 	error_t err;
 	int ret;
 
 	/* Errors in the options before a --json are to be JSON as well. */
 	for (int i = 1; i < argc; i++)
-		if (!strcmp(argv[i], "--json"))
+		if (is_json(argv[i]))
 			g.json = true;
+	out_init();
 	log_init();
 	argv[0] = "kvmext";
-	err = argp_parse(&argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_ERRS | ARGP_NO_HELP, NULL, &a);
+	err = argp_parse(&top_argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_ERRS | ARGP_NO_HELP, NULL,
+			 &a);
 	ret = report(NULL, err);
 	if (ret == OK && !a.command)
 		ret = fail_usage(NULL, "which command?");

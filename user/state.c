@@ -88,9 +88,14 @@ static int no_state(const char *path, int err)
 {
 	int ret;
 
+	if (err == EACCES && geteuid())
+		return fail(E_PRIV, "run it as user 0, or give it CAP_DAC_READ_SEARCH",
+			    "user %u may not read %s", geteuid(), path);
 	if (err == EACCES || err == EPERM)
-		return fail(E_PRIV, "run it as root; kernel lockdown hides debugfs too",
-			    "%s cannot be read", path);
+		return fail(E_PRIV,
+			    "see /sys/kernel/security/lockdown, and what security module runs",
+			    "%s cannot be read: %s; kernel lockdown hides debugfs", path,
+			    strerror(err));
 	ret = need_kernel();
 	if (ret != OK)
 		return ret;
@@ -101,6 +106,35 @@ static int no_state(const char *path, int err)
 	return fail(E_ENV, "see kvmext doctor", "cannot read %s: %s", path, strerror(err));
 }
 
+static const char head[] = "version ";
+
+/* The first line of the file says which it is; without one it is no version of ours. */
+static int version_of(const char *text)
+{
+	return strncmp(text, head, sizeof(head) - 1) ? INT32_MAX : atoi(text + sizeof(head) - 1);
+}
+
+int state_version(void)
+{
+	char *path = str("%s/kvm/ext/state", g.debugfs), *text = read_all(path);
+	int version = text ? version_of(text) : errno == ENOENT ? 0 : -errno;
+
+	free(text);
+	free(path);
+	return version;
+}
+
+static int other_version(const char *path, int version)
+{
+	char *what = version == INT32_MAX ? str("no version") : str("version %d", version);
+
+	return fail(
+		E_ENV,
+		"install the tool and the kvm modules of one release (kvmext version shows both)",
+		"%s has %s, and kvmext " KVMEXT_VERSION " reads version %d", path, what,
+		STATE_VERSION);
+}
+
 int state_read(struct state *st)
 {
 	char *path = str("%s/kvm/ext/state", g.debugfs), *buf = read_all(path), *line;
@@ -109,6 +143,12 @@ int state_read(struct state *st)
 	*st = (struct state){ .text = buf };
 	if (!buf)
 		return no_state(path, errno);
+	if (version_of(buf) != STATE_VERSION) {
+		int version = version_of(buf);
+
+		state_free(st);
+		return other_version(path, version);
+	}
 	free(path);
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	st->read_ns = ts.tv_sec * 1000000000ull + ts.tv_nsec;
