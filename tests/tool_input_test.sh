@@ -56,6 +56,23 @@ fails 5 "built for another kernel.*of_another_kernel" "another kernel's object (
 fails 5 "kvm_throttle_of_another_kernel()" "another kernel's object (function)" switch params-1.0 $B/tool_kfunc.bpf.o
 fails 5 "asks to be pinned" "a map to be pinned" switch params-1.0 $B/tool_pin.bpf.o
 fails 5 "out of its range" "a default out of its own range" switch params-1.0 $B/tool_range.bpf.o
+fails 5 "'block_ns' is static.*declare it without static" "a static parameter" switch params-1.0 $B/tool_static.bpf.o
+fails 5 "'asks' is static.*declare it without static" "a static counter" switch params-1.0 $B/tool_counter.bpf.o
+fails 5 "'block_ns' is const.*declare it const volatile" "a const parameter" switch params-1.0 $B/tool_const.bpf.o
+fails 5 "'block_ns' is in section .data.mine" "a parameter in a section of its own" switch params-1.0 $B/tool_section.bpf.o
+for what in static counter const section; do
+	fails 5 "declares a variable wrongly" "list of such a file ($what)" list $B/tool_$what.bpf.o
+done
+fails 5 "kvm_throttle_ops, kvm_irq_ops, kvm_save_ops and kvm_dirty_ops" "the hint names every table" switch params-1.0 $B/tool_tcp.bpf.o
+# Where the kernel's configuration is not to be found
+mount -t tmpfs tmpfs /boot
+fails 5 "reads the kernel's configuration (CONFIG_HZ, __kconfig).*/boot/config-$(uname -r).*declare CONFIG_HZ __weak" \
+	"a policy that needs the kernel's configuration" switch params-1.0 $B/tool_kconfig.bpf.o
+echo CONFIG_SMP=y >/boot/config-$(uname -r)
+fails 5 "reads CONFIG_HZ.*configuration does not have" "and one without that variable" switch params-1.0 $B/tool_kconfig.bpf.o
+echo CONFIG_HZ=y >/boot/config-$(uname -r)
+fails 5 "reads CONFIG_HZ.*configuration does not have as declared" "and one where it is no number" switch params-1.0 $B/tool_kconfig.bpf.o
+umount /boot
 fails 10 "may sleep" "a sleepable program where none may be" switch params-1.0 $B/tool_sleep.bpf.o
 fails 10 "verifier refuses 'writes'" "a program that the verifier refuses" switch params-1.0 $B/tool_refused.bpf.o
 fails 10 "kvm_throttle_mark_pid is not allowed" "a kfunc in the wrong op" switch params-1.0 $B/tool_pid.bpf.o

@@ -11,7 +11,7 @@
  * struct finding - the outcome of a check
  * @what: was looked at
  * @found: was found
- * @todo: how to mend it; NULL if it is well
+ * @todo: how to put it right; NULL if it is well
  * @minor: policies can be loaded nevertheless
  */
 struct finding {
@@ -87,6 +87,21 @@ static void check_exit_names(void)
 	     have ? NULL : "load kvm, mount tracefs, be root; exits are shown as numbers", true);
 }
 
+/* What a figure that cannot be had here lacks, and what for */
+static char *figure_todo(const struct figure *f)
+{
+	const char *lack = "load a kvm module with tracepoints and BTF of this kernel";
+
+	if (f->point &&
+	    (!strncmp(f->point, "kvm_throttle_", 13) || !strncmp(f->point, "kvm_ext_", 8)))
+		lack = "load kvm_ext's modules";
+	else if (f->module)
+		lack = "boot a kernel that lets BPF trace functions (fentry)";
+	else if (!strcmp(f->name, "ready"))
+		lack = "boot a kernel with CONFIG_SCHED_INFO";
+	return str("%s, to have it in: %s", lack, f->verbs);
+}
+
 /* For each figure of the tracers, how it is had here. */
 static void check_figures(void)
 {
@@ -101,7 +116,7 @@ static void check_figures(void)
 			continue;
 		note(str("figure: %s", figures[i].name),
 		     has ? str("%s", how) : str("no %s", how ? how : "tracepoint kvm_exit"),
-		     has ? NULL : str("%s cannot show it here", figures[i].verbs), true);
+		     has ? NULL : figure_todo(&figures[i]), true);
 	}
 }
 
@@ -111,6 +126,18 @@ static void check_switch(void)
 		return;
 	note("kill switch", str(kill_switch_on() ? "on: no policy may run" : "off"),
 	     kill_switch_on() ? "echo Y > " KILL_SWITCH : NULL, false);
+}
+
+static void check_version(void)
+{
+	int version = state_version();
+
+	/* Where there is none, the state file's own line says why. */
+	if (version > 0 && version != STATE_VERSION)
+		note("version",
+		     str("state file %d, kvmext " KVMEXT_VERSION " reads %d", version,
+			 STATE_VERSION),
+		     "install the tool and the kvm modules of one release", false);
 }
 
 static void check_mounts(void)
@@ -142,6 +169,8 @@ static void check_rights(void)
 		note("privilege", str("lacks %s", names), "run as root", false);
 	else
 		note("privilege", str("CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN"), NULL, false);
+	note("process ids", str(in_pid_namespace() ? "of a pid namespace" : "the kernel's"),
+	     in_pid_namespace() ? "run it " IN_HOST_PIDS : NULL, false);
 	if (f && !fgets(line, sizeof(line), f))
 		*line = 0;
 	if (f)
@@ -179,6 +208,7 @@ int cmd_doctor(int argc, char **argv)
 	check_mounts();
 	check_rights();
 	note("libbpf", str("%s, in this tool", libbpf_version_string()), NULL, false);
+	check_version();
 
 	for (int i = 0; i < nr_findings; i++)
 		good &= !findings[i].todo || findings[i].minor;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -342,6 +343,16 @@ static int find_member(const struct btf *btf, const struct btf_type *t, const ch
 	return -1;
 }
 
+/* "kvm_a_ops, kvm_b_ops and kvm_c_ops" */
+static char *table_names(void)
+{
+	char *all = str("%s", tables[0].ops);
+
+	for (int i = 1; i < nr_tables; i++)
+		all = str("%s%s%s", all, i == nr_tables - 1 ? " and " : ", ", tables[i].ops);
+	return all;
+}
+
 static int read_table(struct object *o, const struct btf *btf)
 {
 	uint32_t off, size, vm_off, vm_size;
@@ -387,7 +398,7 @@ static int read_table(struct object *o, const struct btf *btf)
 		if (strlen(tables[i].ops) == len && !strncmp(tables[i].ops, ops_name, len))
 			o->table = &tables[i];
 	if (!o->table)
-		return fail(E_OBJECT, "kvmext takes kvm_throttle_ops, kvm_irq_ops and kvm_save_ops",
+		return fail(E_OBJECT, str("kvmext takes %s", table_names()),
 			    "%s's table is a struct %s, which is none of kvm_ext's", o->path,
 			    ops_name);
 
@@ -467,14 +478,14 @@ int object_read(struct object *o)
 	}
 	wrong = vars_from_btf(btf, sizes, &o->vars);
 	if (wrong)
-		return fail(E_OBJECT, "mend its KVMEXT_PARAM or KVMEXT_COUNTER",
+		return fail(E_OBJECT, "repair its declaration, and build it anew",
 			    "%s declares a variable wrongly: %s", path, wrong);
 	for (int i = 0; i < o->vars.n; i++) {
 		const struct var *v = &o->vars.v[i];
 		s128 val = var_load(v, o->sec[v->kind]);
 
 		if (v->param && (val < v->min || val > v->max))
-			return fail(E_OBJECT, "mend its KVMEXT_PARAM",
+			return fail(E_OBJECT, "repair its KVMEXT_PARAM",
 				    "%s's '%s' has a default out of its range", path, v->name);
 	}
 	return OK;
@@ -616,11 +627,48 @@ static bool op_sleeps(const struct object *o, const char *op)
 	return false;
 }
 
+/* The first of its CONFIG_ variables: without the kernel's configuration it has no value. */
+static const char *kconfig_name(const struct object *o)
+{
+	const struct btf *btf = bpf_object__btf(o->obj);
+	int id = btf__find_by_name_kind(btf, ".kconfig", BTF_KIND_DATASEC);
+	const struct btf_type *sec = id > 0 ? btf__type_by_id(btf, id) : NULL;
+
+	for (int i = 0; sec && i < btf_vlen(sec); i++) {
+		const struct btf_type *t = btf__type_by_id(btf, btf_var_secinfos(sec)[i].type);
+		const char *name = btf__str_by_offset(btf, t->name_off);
+
+		if (!strncmp(name, "CONFIG_", 7))
+			return name;
+	}
+	return "__kconfig";
+}
+
 /* Which of libbpf's and the verifier's lines tells what is wrong, in our words. */
-static int load_error(const struct object *o, int err)
+static int why_not_loaded(const struct object *o, uint32_t vm, int err)
 {
 	static const char rebuild[] = "build it with this kernel's vmlinux.h";
 	char *prog = log_word("prog '", "'"), *line, *word, *what;
+	char *place = vm ? str("VM %u", vm) : str("every VM");
+	struct utsname un;
+
+	if (strstr(log_text(), "failed to open system Kconfig")) {
+		uname(&un);
+		return fail(E_OBJECT,
+			    str("put the kernel's .config there, or declare %s __weak",
+				kconfig_name(o)),
+			    "%s reads the kernel's configuration (%s, __kconfig), which is neither "
+			    "/boot/config-%s nor /proc/config.gz",
+			    o->path, kconfig_name(o), un.release);
+	}
+	word = log_word("extern (kcfg) '", "'") ?: log_word("extern 'CONFIG_", "'");
+	if (word && strncmp(word, "CONFIG_", 7))
+		word = str("CONFIG_%s", word);
+	if (word)
+		return fail(E_OBJECT, str("declare %s __weak, or build it for this kernel", word),
+			    "%s reads %s (__kconfig), which this kernel's configuration does not "
+			    "have as declared",
+			    o->path, word);
 
 	if (strstr(log_text(), "not found in kernel or module BTFs")) {
 		word = log_word("extern (func ksym) '", "'");
@@ -677,10 +725,10 @@ static int load_error(const struct object *o, int err)
 	}
 	if (err == -EPERM || err == -EACCES)
 		return fail(E_PRIV, "run it as root, outside containers that forbid bpf()",
-			    "loading %s is not permitted", o->path);
+			    "loading %s for %s is not permitted", o->path, place);
 	line = last_line();
-	return fail(E_REFUSED, "-v shows all that libbpf says", "cannot load %s: %s", o->path,
-		    line ? line : strerror(-err));
+	return fail(E_REFUSED, "-v shows all that libbpf says", "cannot load %s for %s: %s",
+		    o->path, place, line ? line : strerror(-err));
 }
 
 /*
@@ -688,7 +736,7 @@ static int load_error(const struct object *o, int err)
  * bpf_map__attach_struct_ops() and to links that this process made; an update
  * of a pinned link needs it apart.
  */
-static int fill_table(const struct object *o)
+static int fill_table(const struct object *o, uint32_t vm)
 {
 	const struct btf *btf = bpf_object__btf(o->obj);
 	char *vname = str("bpf_struct_ops_%s", o->table->ops), *val;
@@ -731,7 +779,7 @@ static int fill_table(const struct object *o)
 	err = bpf_map_update_elem(bpf_map__fd(o->ops), &zero, val, 0);
 	free(val);
 	if (err)
-		return link_error(o, "load", 0, err);
+		return link_error(o, "load", vm, err);
 	return OK;
 }
 
@@ -765,8 +813,8 @@ int object_load(struct object *o, uint32_t vm)
 	log_clear();
 	ret = bpf_object__load(o->obj);
 	if (ret)
-		return load_error(o, ret);
-	return fill_table(o);
+		return why_not_loaded(o, vm, ret);
+	return fill_table(o, vm);
 }
 
 int object_ops_fd(const struct object *o)

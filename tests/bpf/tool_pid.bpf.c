@@ -4,7 +4,7 @@
 
 char _license[] SEC("license") = "GPL";
 
-SEC("struct_ops.s/block")
+SEC("struct_ops/block")
 s64 BPF_PROG(calls, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	return kvm_throttle_mark_pid(1, 0, true);
