@@ -34,7 +34,7 @@ include $(CONFIG)
 endif
 $(CONFIG): FORCE
 	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' KERNEL='$(KERNEL)' \
-		kernel-patches/setup.sh $@
+		kernel-patches/setup.sh $@ || $(if $(filter test test-long,$(MAKECMDGOALS)),$(no_count),exit)
 
 # --- KVM modules ------------------------------------------------------------
 
@@ -198,15 +198,28 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 
 -include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
 
-MACHINE := $(if $(filter command%,$(origin MACHINE)),$(MACHINE),amd)
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
 # KVMEXT_HOST=native: on this machine, whose kernel runs the series' modules.
-# MACHINE=intel: those for the Intel machine, there; all: both machines.
-test: all $(if $(filter-out intel,$(MACHINE)),selftests) $(if $(filter intel all,$(MACHINE)),machine-intel)
+# MACHINE=amd, MACHINE=intel: on that machine alone.
+# QUICK=1: what tests/run names in QUICK, on the AMD machine.
+MACHINE := $(if $(filter command%,$(origin MACHINE)),$(MACHINE),$(if $(QUICK)$(filter native,$(KVMEXT_HOST)),amd,all))
+test_needs := all $(if $(QUICK),,$(if $(filter-out intel,$(MACHINE)),selftests)) \
+	$(if $(filter intel all,$(MACHINE)),machine-intel)
+no_count := { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+
+# A build that fails is counted too.
+test:
+	+$(Q)rm -f build/tests/count; $(MAKE) $(test_needs) || $(no_count)
 ifeq ($(KVMEXT_HOST),native)
-	$(Q)$(MAKE) KREL=$$(uname -r) modules
+	+$(Q)$(MAKE) KREL=$$(uname -r) modules || $(no_count)
 endif
-	$(Q)KVMEXT_HOST=$(KVMEXT_HOST) tests/run --machine $(MACHINE) $(TESTS)
+	$(Q)KVMEXT_HOST=$(KVMEXT_HOST) tests/run --machine $(MACHINE) $(if $(QUICK),--quick) $(TESTS)
+
+# What takes an hour and more: SECONDS each for what goes on as long as one likes.
+test-long: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),3600)
+test-long:
+	+$(Q)$(MAKE) all selftests || $(no_count)
+	$(Q)tests/run --long $(SECONDS) $(TESTS)
 
 # KVM's own, built once into the cache: $(SELFTESTS).
 selftests: $(CONFIG)
@@ -316,9 +329,12 @@ clean:
 help:
 	@echo 'make                     build modules, policies, tool and tests'
 	@echo 'make demo                live-migrate a guest with and without a policy'
-	@echo 'make test                every test, ending "N passed, N failed, N skipped"'
+	@echo 'make test                every test, on both emulated hosts, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
-	@echo 'make test MACHINE=all    on the emulated Intel host too (MACHINE=intel: only there)'
+	@echo 'make test MACHINE=amd    on the emulated AMD host alone, and on this machine (MACHINE=intel: only there)'
+	@echo 'make test QUICK=1        a first answer in under 6 minutes: one test of each part, on the AMD host'
+	@echo 'make test-long           an hour each (SECONDS=N) of chaos, fuzz, interrupts and free pages;'
+	@echo "                         test-debug; test-kvm.  TESTS='chaos fuzz irq free debug kvm': only these"
 	@echo 'make test KVMEXT_HOST=native   on this machine, if its kernel runs the modules (root)'
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
@@ -348,4 +364,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
