@@ -5,14 +5,15 @@
 1. Host instructions that a tracer adds to an exit, in an emulated host whose TSC counts
    instructions (exits.c, watched.sh): on the exit's own path, as the most frequent count,
    and in all, as the mean of many exits with the tracer's own work on the same CPU. One
-   boot has all tracers; a second one must agree on the paths.
+   boot has all tracers; by how much a second one differs on the paths is their doubt, and it
+   is said which counts are not those of nearly all exits.
 2. On this machine's own KVM, if it has one and it is root's: how many exits there are in
    a second of the VM's CPU time with and without, in pairs of runs.
 3. There too: what kvmext top takes of a CPU, looking once a second at 1,000 vCPUs, of as
    many small VMs as fit; the rest are simulated in its maps.
 
 Writes build/results/trace.json. Exit status 1 if kvmext costs more than one of the others
-for the same figures, or top takes more than 5 % of a CPU, or two boots do not agree.
+for the same figures, by more than the doubt, or top takes more than 5 % of a CPU.
 
 With --tap, for `make test`: the paths in one boot, and the crowd.
 """
@@ -28,7 +29,7 @@ import sys
 import threading
 import time
 
-from exits import AGREE, MARK, TOP, Failed, config, percent
+from exits import AGREE, BOOTS_TRIED, MARK, TOP, Failed, config, how_sure, percent
 
 RESULT = "build/results/trace.json"
 KVMEXT = f"{TOP}/build/kvmext"
@@ -47,15 +48,21 @@ TRACERS = {
 }
 OURS = ["top", "hist", "trace"]
 OTHERS = ["perf", "kvm_stat", "kvmexit"]
+SURE = 0.7     # of the iterations at least have a count that is sure: a tracer's own work is in others
 
 
 # --- instructions -------------------------------------------------------------------
 
 def boot(tracers, rounds):
     """{tracer: {kind: {count, mean}, "saw": n, "later": s} or {"cannot": why}}"""
-    p = subprocess.run([f"{TOP}/tests/machine/run", "--icount", "--modules", "stock", "--timeout", "3000", "--",
-                        "tests/bench/watched.sh", str(rounds), *KINDS, "--", *tracers],
-                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
+    for again in range(BOOTS_TRIED, 0, -1):
+        p = subprocess.run([f"{TOP}/tests/machine/run", "--icount", "--modules", "stock", "--timeout", "3000", "--",
+                            "tests/bench/watched.sh", str(rounds), *KINDS, "--", *tracers],
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
+        # Any other status is watched.sh's own
+        if p.returncode not in (124, 125):
+            break
+        print(f"# the machine died; {'again' if again > 1 else 'given up'}", flush=True)
     if p.returncode:
         print("\n".join(f"# {line}" for line in p.stdout.splitlines()))
         raise Failed(f"counting ended with status {p.returncode}")
@@ -75,25 +82,32 @@ def boot(tracers, rounds):
             if row["kind"] in setup:
                 setup[row["kind"]]["mean"] = row["mean"]
                 continue
-            if row["had_it"] < 0.7 * row["iterations"]:
-                raise Failed(f"{row['kind']}: no count is typical: only {row['had_it']} of "
-                             f"{row['iterations']} are {row['count']}")
-            setup[row["kind"]] = {"count": row["count"], "mean": row["mean"]}
+            setup[row["kind"]] = {"count": row["count"], "mean": row["mean"], **how_sure(row)}
     for name in tracers:
-        if name not in out or "cannot" not in out[name] and any(k not in out[name] for k in KINDS):
-            raise Failed(f"{name} was not counted")
+        setup = out.setdefault(name, {})
+        if "cannot" not in setup and any(k not in setup for k in KINDS):
+            if name in ("none", "after", *OURS):
+                raise Failed(f"{name} was not counted")
+            setup["cannot"] = "it was not counted"
     return out
+
+
+def unsure(counts):
+    """[text] for each count that is not that of nearly all exits"""
+    return [f"{kind} under {name}: {c['count']} instructions in {100 * c['share']:.0f} % of the exits, +-{c['doubt']}"
+            for name, setup in counts.items() for kind, c in setup.items()
+            if kind in KINDS and (c["share"] < SURE or c["doubt"])]
 
 
 def added(counts, tracer, kind, what="count"):
     return round(counts[tracer][kind][what] - counts["none"][kind][what])
 
 
-def dearer(counts):
-    """(ours, another, kind) where ours adds no less than another that was counted"""
+def dearer(counts, doubt=0):
+    """(ours, another, kind) where ours adds no less than another that was counted, beyond the doubt"""
     return [(a, b, k) for a in OURS for b in OTHERS for k in KINDS
             if a in counts and k in counts.get(b, {})
-            and added(counts, a, k) >= added(counts, b, k)]
+            and added(counts, a, k) - doubt >= added(counts, b, k)]
 
 
 def left_over(counts):
@@ -205,13 +219,15 @@ def native(pairs):
                 both = {}
                 # Now one goes first, now the other.
                 for watched in (i % 2, 1 - i % 2):
+                    w = None
                     try:
                         w = Watch(args) if watched else None
+                        both[watched] = rate(*load)
                     except (Failed, OSError) as e:
                         out[name] = {"cannot": str(e)}
-                        break
-                    both[watched] = rate(*load)
                     said = w.end() if w else ""
+                    if "cannot" in out[name]:
+                        break
                     if w and name != "perf":
                         rows["silent"] = "to user space" in said
                 if len(both) < 2:
@@ -291,7 +307,9 @@ def tap():
 def bench(pairs):
     tracers = ["none", *TRACERS, "after"]
     counts, again = boot(tracers, ROUNDS), boot(["none", *OURS, "after"], 1)
-    apart = max(abs(percent(again[t][k]["count"], counts[t][k]["count"])) for t in again for k in KINDS)
+    both = [(counts[t][k]["count"], again[t][k]["count"]) for t in again for k in KINDS
+            if k in counts[t] and k in again[t]]
+    apart, doubt = max(abs(percent(b, a)) for a, b in both), max(abs(b - a) for a, b in both)
     failed = []
 
     print("Host instructions that are added to an exit: on its path, and in all with the tracer's own work meanwhile")
@@ -308,17 +326,19 @@ def bench(pairs):
         print(f"  {name:10}" + "".join(f"{added(counts, name, k):+12}{added(counts, name, k, 'mean'):+12}" for k in KINDS)
               + (f"    {100 * min(1, c['saw'] / made):.0f} %" if "saw" in c else "")
               + (f", and +{c['report']} in its report" if "report" in c else ""))
-    over = dearer(counts)
+    over = dearer(counts, doubt)
     compared = [b for b in OTHERS if "cannot" not in counts[b]]
     print(f"  {'FAIL' if over or not compared else 'pass'}  each of kvmext's adds less to the path than each of "
           f"{', '.join(compared) or 'nothing else, as none runs'}" + "".join(f"; {a} not less than {b} for {k}" for a, b, k in over))
     if over or not compared:
         failed.append("dearer")
-    for what, bad in ((f"two boots agree: at most {apart} % apart", apart > AGREE),
-                      ("nothing is left when they have ended", left_over(counts))):
-        print(f"  {'FAIL' if bad else 'pass'}  {what}")
-        if bad:
-            failed.append(what)
+    left = left_over(counts)
+    print(f"  {'FAIL' if left else 'pass'}  nothing is left when they have ended")
+    if left:
+        failed.append("left over")
+    print(f"  two boots are at most {apart} % apart, {doubt} instructions")
+    for text in unsure(counts):
+        print(f"  {text}")
 
     result = {"machine": "emulated AMD KVM host, stock modules, 1 CPU (QEMU TCG -icount; the TSC counts instructions)",
               "kernel": config()["KVER"], "what": TRACERS, "exits_of_each_kind": 4096 * ROUNDS,
@@ -344,7 +364,12 @@ def bench(pairs):
                           f" (pairs: {' '.join(map(str, r['ratios']))})")
         if any(r.get("silent") for r in rates.values()):
             print("  this KVM does not call kvm_exit: kvmext sees exits to user space alone, perf none")
-        cpu, real = crowd(["batch", "json", "screen"])
+        try:
+            cpu, real = crowd(["batch", "json", "screen"])
+        except Failed as e:
+            print(f"  top's share of a CPU was not measured: {e}")
+            failed.append("crowd")
+            cpu, real = {}, None
         for form, share in cpu.items():
             bad = share >= CROWD_LIMIT
             print(f"  {'FAIL' if bad else 'pass'}  top ({form}) takes {share} % of a CPU for {CROWD} vCPUs, "
