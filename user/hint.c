@@ -33,6 +33,17 @@
 #define LEASE_NS (FREE_LEASE_MS * 1000000ull)
 /* Of a physical address */
 #define GFN_BITS 40
+/*
+ * How much of the guest's words is read: an area of 2 TiB takes some 300 KiB, a beat 30 bytes.
+ * Who says more waits, as the socket is full then.
+ */
+#define LINE_LEN 256
+#define READ_BURST (1 << 20)
+#define READ_PER_S (64 << 10)
+#define READ_TURN (64 << 10)
+/* And how many lines a guest can have us write */
+#define TELL_BURST 16
+#define TELL_PER_S 2
 
 enum { OPT_SOCKET = 0x300, OPT_ZERO };
 
@@ -49,6 +60,27 @@ static const char *const state_names[] = {
 	[S_REFUSED] = "refused", [S_GONE] = "gone",
 };
 
+/**
+ * struct bucket - so much at once, and so much a second
+ * @left: what may be taken now
+ * @ns: when it was filled last
+ */
+struct bucket {
+	double left;
+	uint64_t ns;
+};
+
+static double bucket_fill(struct bucket *b, double burst, double per_s)
+{
+	uint64_t now = clock_ns();
+
+	b->left = b->ns ? b->left + (now - b->ns) / 1e9 * per_s : burst;
+	if (b->left > burst)
+		b->left = burst;
+	b->ns = now;
+	return b->left;
+}
+
 struct hint {
 	const struct hint_args *a;
 	int sock;
@@ -59,9 +91,15 @@ struct hint {
 	struct vars vars;
 	char *bss;
 	size_t bss_size;
-	/* What came, up to a line's end */
-	char in[65536];
+	/* What came, up to a line's end; the rest of a line that is too long is passed over */
+	char in[LINE_LEN];
 	size_t len;
+	bool too_long;
+	struct bucket reads, tells;
+	/* The state is known to people; else why it is so, and how often it was something else */
+	bool told;
+	char why[160];
+	uint64_t untold;
 	/* The area, and one that is being told */
 	uint64_t cookie, pfns;
 	uint64_t new_cookie, new_pfns;
@@ -73,7 +111,8 @@ struct hint {
 	uint64_t words, words_ns, shown_words;
 	uint64_t moving_until;
 	bool zero_sent;
-	bool asking; /* A guest that tells of itself, again and again, is not to keep us busy. */
+	/* A guest that tells what nobody asked is not to keep us busy: one answer for each. */
+	bool asking, zeroing, scanning;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -148,18 +187,37 @@ static void show(struct hint *h, const char *event, const char *reason, int64_t 
 			j_num("pages", pages);
 		if (reason)
 			j_str("reason", reason);
+		if (h->untold)
+			j_num("not_shown", h->untold);
 		j_close('}');
 	}
 	fflush(stdout);
 }
 
+/* Tell the state to people, unless it changes more often than anybody wants to read. */
+static void tell_state(struct hint *h)
+{
+	if (h->told || bucket_fill(&h->tells, TELL_BURST, TELL_PER_S) < 1)
+		return;
+	h->tells.left--;
+	h->told = true;
+	if (h->untold)
+		say("%s; it changed %" PRIu64 " times more than is shown", h->why, h->untold);
+	else
+		say("%s", h->why);
+	show(h, "state", h->state == S_TRUSTED ? NULL : h->why, -1);
+	h->untold = 0;
+}
+
 static void set_state(struct hint *h, enum hint_state s, const char *text)
 {
-	if (h->state == s)
+	if (h->state == s && !strcmp(h->why, text))
 		return;
+	h->untold += !h->told;
 	h->state = s;
-	say("%s", text);
-	show(h, "state", s == S_TRUSTED ? NULL : text, -1);
+	h->told = false;
+	snprintf(h->why, sizeof(h->why), "%s", text);
+	tell_state(h);
 }
 
 /* --- the policy -------------------------------------------------------------------------------- */
@@ -255,7 +313,6 @@ static void end_lease(struct hint *h)
 
 static void publish(struct hint *h)
 {
-	h->asking = false;
 	end_lease(h);
 	__atomic_store_n(&h->lease->cookie, 0, __ATOMIC_SEQ_CST);
 	for (uint32_t i = 0; i < FREE_AREA_PAGES; i++) {
@@ -301,11 +358,13 @@ static void tell(const struct hint *h, const char *text)
 static void heard_area(struct hint *h, const char *line)
 {
 	uint64_t first, count;
+	bool asked = h->asking;
 
 	if (sscanf(line, "area 1 %" SCNx64 " %" SCNu64 " %u", &h->new_cookie, &h->new_pfns,
 		   &h->new_pages) == 3) {
 		h->got = 0;
-		if (!h->asking || !h->new_cookie || h->new_pages < 2 ||
+		h->asking = false;
+		if (!asked || !h->new_cookie || h->new_pages < 2 ||
 		    h->new_pages > FREE_AREA_PAGES ||
 		    h->new_pfns > (h->new_pages - 1ull) * FREE_PAGE_BITS)
 			h->new_pages = 0;
@@ -340,63 +399,97 @@ static void heard_alive(struct hint *h, uint64_t cookie, uint64_t n)
 	set_state(h, S_TRUSTED, "the guest tells its free pages");
 }
 
+/* The guest's own words: some of them, and nothing that a terminal would obey */
+static void heard_refused(struct hint *h, const char *words)
+{
+	char text[sizeof(h->why)];
+
+	snprintf(text, sizeof(text), "the guest refuses: %s", words);
+	for (char *p = text; *p; p++)
+		if (*p < ' ' || *p > '~')
+			*p = '?';
+	end_lease(h);
+	h->cookie = 0;
+	set_state(h, S_REFUSED, text);
+}
+
 static void heard(struct hint *h, char *line)
 {
 	uint64_t cookie, n;
 
-	printable(line, "");
-	if (sscanf(line, "alive %" SCNx64 " %" SCNu64, &cookie, &n) == 2) {
-		heard_alive(h, cookie, n);
-	} else if (sscanf(line, "bye %" SCNx64, &cookie) == 1) {
+	if (!strncmp(line, "alive ", 6)) {
+		if (sscanf(line, "alive %" SCNx64 " %" SCNu64, &cookie, &n) == 2)
+			heard_alive(h, cookie, n);
+	} else if (!strncmp(line, "bye ", 4)) {
 		end_lease(h);
 		h->cookie = 0;
 		set_state(h, S_GONE, "the guest's agent has ended");
 	} else if (!strncmp(line, "refused ", 8)) {
-		end_lease(h);
-		h->cookie = 0;
-		h->state = S_ASKED;
-		set_state(h, S_REFUSED, str("the guest refuses: %s", line + 8));
-	} else if (sscanf(line, "zeroed %" SCNu64, &n) == 1) {
-		say("the guest has zeroed %" PRIu64 " free pages", n);
+		heard_refused(h, line + 8);
+	} else if (h->zeroing && sscanf(line, "zeroed %" SCNu64, &n) == 1 && n <= h->pfns) {
+		h->zeroing = false;
+		say("the guest says that it has zeroed %" PRIu64 " free pages", n);
 		show(h, "zeroed", NULL, n);
 		h->moving_until = clock_ns() + MOVING_NS;
-	} else if (sscanf(line, "scanned %" SCNu64, &n) == 1) {
+	} else if (h->scanning && sscanf(line, "scanned %" SCNu64, &n) == 1 && n <= h->pfns) {
+		h->scanning = false;
 		show(h, "scanned", NULL, n);
-	} else {
+	} else if (*line == 'a' || *line == 'g' || *line == 'e') {
 		heard_area(h, line);
 	}
 }
 
-/* listen_on - all that has come; false at the end */
+/* Lines of what has come; a part of one stays. */
+static void split(struct hint *h)
+{
+	char *line = h->in, *end;
+
+	while ((end = memchr(line, '\n', h->in + h->len - line))) {
+		*end = 0;
+		if (!h->too_long && end > line)
+			heard(h, line);
+		h->too_long = false;
+		line = end + 1;
+	}
+	h->len -= line - h->in;
+	memmove(h->in, line, h->len);
+	if (h->len == sizeof(h->in)) {
+		h->len = 0;
+		h->too_long = true;
+	}
+}
+
+/* listen_on - what has come, but no more than a turn's worth; false at the end */
 static bool listen_on(struct hint *h)
 {
-	for (;;) {
+	for (size_t all = 0; all < READ_TURN && h->reads.left >= 1;) {
 		ssize_t n = recv(h->sock, h->in + h->len, sizeof(h->in) - h->len, MSG_DONTWAIT);
-		char *line = h->in, *end;
 
 		if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
 			return false;
 		if (n < 0)
-			return true;
+			break;
+		all += n;
+		h->reads.left -= n;
 		h->len += n;
-		while ((end = memchr(line, '\n', h->in + h->len - line))) {
-			*end = 0;
-			heard(h, line);
-			line = end + 1;
-		}
-		h->len -= line - h->in;
-		memmove(h->in, line, h->len);
-		/* No line is that long. */
-		if (h->len == sizeof(h->in))
-			h->len = 0;
+		split(h);
 	}
+	return true;
+}
+
+/* Where more may be read from, or -1: the guest has said too much. */
+static int may_read(struct hint *h)
+{
+	return bucket_fill(&h->reads, READ_BURST, READ_PER_S) >= 1 ? h->sock : -1;
 }
 
 /* pace - what is due; false when there is no policy to serve any more */
 static bool pace(struct hint *h)
 {
 	uint64_t now = clock_ns(), words;
+	char text[64];
 
+	tell_state(h);
 	/* The policy looks at the time itself; this is for people. */
 	if (h->state == S_TRUSTED && h->lease->until <= now)
 		set_state(h, S_SILENT, "the guest does not answer");
@@ -409,16 +502,19 @@ static bool pace(struct hint *h)
 	}
 	if (h->state == S_TRUSTED && h->a->zero >= 0 && !h->zero_sent) {
 		/* What CPUs keep for themselves is to be zeroed too. */
-		tell(h, str("moving\nzero %" PRId64 "\n", h->a->zero));
-		h->zero_sent = true;
+		snprintf(text, sizeof(text), "moving\nzero %" PRId64 "\n", h->a->zero);
+		tell(h, text);
+		h->zero_sent = h->zeroing = true;
 		h->moving_until = now + MOVING_NS;
 	}
 	if (now >= h->next_beat) {
 		look(h);
 		words = counter(h, "words");
 		/* A migration begins: a second before it is to know all that is free. */
-		if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie)
+		if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie) {
 			tell(h, "scan\n");
+			h->scanning = true;
+		}
 		if (words != h->words) {
 			h->words_ns = now;
 			h->moving_until = now + MOVING_NS;
@@ -428,8 +524,9 @@ static bool pace(struct hint *h)
 		if (h->cookie) {
 			h->beat++;
 			h->sent_ns[h->beat % BEATS] = now;
-			tell(h, str("%sbeat %" PRIu64 "\n", now < h->moving_until ? "moving\n" : "",
-				    h->beat));
+			snprintf(text, sizeof(text), "%sbeat %" PRIu64 "\n",
+				 now < h->moving_until ? "moving\n" : "", h->beat);
+			tell(h, text);
 		}
 	}
 	if (now < h->next_show)
@@ -475,7 +572,8 @@ static int hint(const struct hint_args *a)
 	if (g.json)
 		j_lines();
 	run_begin(&a->run);
-	while (open && run_on((struct run *)&a->run, h->sock)) {
+	h->told = true;
+	while (open && run_on((struct run *)&a->run, may_read(h))) {
 		open = listen_on(h);
 		if (!pace(h))
 			break;

@@ -131,6 +131,81 @@ def settles(name, want, seconds=10):
     return False
 
 
+FLOODS = {
+    "the same complaint": lambda i: b"refused no\n" * 1000,
+    "another complaint each time": lambda i: b"".join(b"refused %d \x1b[31m\x1b]0;x\x07\xc2\x9b\xff\n" % k
+                                                      for k in range(1000 * i, 1000 * i + 1000)),
+    "success that nobody asked for": lambda i: b"zeroed 5\nscanned 7\n" * 1000,
+    "its end and its life": lambda i: b"bye beef\nalive beef 1\nalive beef 2\n" * 500,
+    "areas with no end": lambda i: b"area 1 beef 131072 16385\ngfn 1 16385\n" * 500,
+    "a line with no end": lambda i: b"x" * 65536,
+    "empty lines": lambda i: b"\n" * 65536,
+    "noise": lambda i: os.urandom(65536),
+    "a byte at a time": None,
+}
+
+
+def flood(conn, stop, make):
+    """The guest says as much as it can, until it is told to stop."""
+    i = 0
+    try:
+        while not stop.is_set():
+            if make:
+                conn.sendall(make(i))
+            else:
+                conn.send(b"a")
+            i += 1
+    except OSError:
+        pass
+
+
+def used(pid):
+    """What a process takes: its memory in KiB, its time in s"""
+    with open(f"/proc/{pid}/status") as f:
+        rss = next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+    with open(f"/proc/{pid}/stat") as f:
+        t = f.read().rpartition(")")[2].split()
+    return rss, (int(t[11]) + int(t[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def floods(tmp, vm, path, agent):
+    """A guest that says a lot has neither memory, output nor time of root's for it."""
+    for what, make in FLOODS.items():
+        agent.answers = False
+        with open(f"{tmp}/out", "wb") as out:
+            p = subprocess.Popen([KVMEXT, "hint", "--vm", str(vm), "--port", path], stdout=out, stderr=out)
+        before = len(agent.heard)
+        until = time.monotonic() + 10 * SLOW
+        while len(agent.heard) == before and time.monotonic() < until:
+            time.sleep(0.05)
+        rss, _ = used(p.pid)
+        stop = threading.Event()
+        thread = threading.Thread(target=flood, args=(agent.conn, stop, make), daemon=True)
+        thread.start()
+        time.sleep(2)
+        _, at = used(p.pid)
+        time.sleep(3)
+        now, to = used(p.pid)
+        t = time.monotonic()
+        p.terminate()
+        try:
+            code = p.wait(20 * SLOW)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            code = "none: killed"
+        took = time.monotonic() - t
+        stop.set()
+        thread.join(10)
+        with open(f"{tmp}/out", "rb") as f:
+            said = f.read()
+        raw = [c for c in said if not (32 <= c < 127 or c == 10)]
+        ok(now - rss < 1024 and to - at < 1.5 and len(said) < 8192 and took < SLOW and code == 0 and not raw,
+           f"a guest that floods us with {what}: bounded memory, time and output, and SIGTERM ends it",
+           f"{now - rss} KiB more, {to - at:.2f} s of 3 s, {len(said)} bytes ({len(raw)} raw), "
+           f"ended by SIGTERM after {took:.2f} s: {code}; {said[-300:]}")
+    agent.answers = True
+
+
 def test(tmp, vm):
     path, name = f"{tmp}/port", f"skip_free@{vm}"
     code, _, err = tool("hint", "--vm", vm, "--port", path)
@@ -197,6 +272,11 @@ def test(tmp, vm):
     ok(hint.saw(state="trusted") and settles(name, True), "and the next one begins")
     code = hint.end()
     ok(code == 0 and trusted(name) is False, "ended, it leaves no trust behind", f"{code}")
+
+    floods(tmp, vm, path, agent)
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted") and settles(name, True), "after all that an agent that answers is trusted")
+    hint.end()
 
     agent.heard.clear()
     hint = Hint(vm, path, "--zero", "77")
