@@ -147,8 +147,8 @@ CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
 # What of bpf/ is a part of the tool, no policy.
-tool_bpf := mark top dirty trace hist steer guest
-USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz
+tool_bpf := mark top dirty trace hist steer guest look
+USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz -lm
 user_src := $(wildcard user/*.c)
 user_obj := $(user_src:%.c=build/%.o)
 
@@ -181,6 +181,7 @@ test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
 # It looks into the maps of top.
 build/tests/tool/vmcrowd: build/bpf/top.skel.h
+build/tests/tool/mapcrowd: build/bpf/dirty.skel.h
 # The guest that gets packets, and who sends them.
 test_progs += build/tests/steer/guest build/tests/steer/ping
 build/tests/steer/guest: TEST_CFLAGS += -static

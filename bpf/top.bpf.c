@@ -42,7 +42,10 @@ struct {
 	__u32 slot;
 } __attribute__((aligned(64))) ran[CPUS];
 
+#define INHIBITS_NS 200000000
+
 __u32 next_slot;
+__u32 policy_changes; /* Policies that came, went or were taken from a VM */
 __u64 lost;
 const volatile __u32 nr_slots = TOP_VCPUS;
 
@@ -137,6 +140,11 @@ static __always_inline void left(struct top_vcpu *v, u32 isa, u32 reason)
 	if (v->entry_ns)
 		v->guest_ns += now - v->entry_ns;
 	v->exit_ns = now;
+	/* It changes a few times in a VM's life, if at all. */
+	if (now - v->inhibits_ns > INHIBITS_NS) {
+		v->inhibits_ns = now;
+		v->inhibits = vm_inhibits((const struct kvm *)v->kvm);
+	}
 
 	v->isa = isa;
 	r = reason_index(reason);
@@ -346,4 +354,40 @@ int BPF_PROG(top_block, struct kvm_vcpu *vcpu, u64 seq, u64 ns, u64 slept)
 	if (v)
 		v->blocked_ns += slept;
 	return 0;
+}
+
+static __always_inline int policy_changed(void)
+{
+	__sync_fetch_and_add(&policy_changes, 1);
+	return 0;
+}
+
+SEC("tp_btf/kvm_ext_attach")
+int BPF_PROG(top_attach)
+{
+	return policy_changed();
+}
+
+SEC("tp_btf/kvm_ext_update")
+int BPF_PROG(top_update)
+{
+	return policy_changed();
+}
+
+SEC("tp_btf/kvm_ext_detach")
+int BPF_PROG(top_detach)
+{
+	return policy_changed();
+}
+
+SEC("tp_btf/kvm_ext_eject")
+int BPF_PROG(top_eject)
+{
+	return policy_changed();
+}
+
+SEC("tp_btf/kvm_ext_take")
+int BPF_PROG(top_take)
+{
+	return policy_changed();
 }

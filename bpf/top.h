@@ -29,6 +29,8 @@ struct top_reason {
  * @id: the vCPU's id
  * @isa: whose exit numbers @reason has
  * @tid: the thread that ran it last
+ * @inhibits: bits of enum kvm_apicv_inhibit, all ones if not known
+ * @inhibits_ns: when these were read
  * @last: index of the last exit's reason
  * @exit_ns: when it left the guest
  * @entry_ns: when it entered the guest; after @exit_ns while it is in there
@@ -61,6 +63,8 @@ struct top_vcpu {
 	__u32 id;
 	__u32 isa;
 	__u32 tid;
+	__u64 inhibits;
+	__u64 inhibits_ns;
 	__u64 last;
 	__u64 exit_ns;
 	__u64 entry_ns;

@@ -129,6 +129,17 @@ static __always_inline u32 vm_pid(const struct kvm *kvm)
 }
 
 /*
+ * Why KVM does not let the hardware take this VM's interrupts: bits of
+ * enum kvm_apicv_inhibit, 0: it does; all ones: this kernel does not tell
+ */
+static __always_inline u64 vm_inhibits(const struct kvm *kvm)
+{
+	if (!bpf_core_field_exists(kvm->arch.apicv_inhibit_reasons))
+		return ~0ULL;
+	return BPF_CORE_READ(kvm, arch.apicv_inhibit_reasons);
+}
+
+/*
  * mark_page_dirty_in_slot() marks every page that KVM finds dirty.  Is it news to
  * the log?  With a ring each is an entry; in a bitmap the bit may be set already.
  */

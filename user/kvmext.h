@@ -563,6 +563,7 @@ enum vms_hook_id {
 	HOOK_ASK,
 	HOOK_BLOCK,
 	HOOK_RUN,
+	HOOK_POLICY,
 	HOOKS,
 };
 
@@ -633,6 +634,7 @@ struct vcpu {
  * @tgid: its VMM
  * @kvm: tells the VMs of one process apart
  * @comm: the VMM's name, or NULL
+ * @inhibits: why interrupts do not take the short way, see apicv_text()
  * @first: its vCPUs in struct vms
  * @n: how many
  */
@@ -640,6 +642,7 @@ struct vm {
 	uint32_t tgid;
 	uint64_t kvm;
 	char comm[17];
+	uint64_t inhibits;
 	int first;
 	int n;
 	uint64_t total[FIGURES];
@@ -656,6 +659,7 @@ struct vm {
  * @took_ns: length of the interval
  * @lost: exits of vCPUs for which there was no room
  * @silent: this KVM does not tell its exits; these are those to user space
+ * @policy_changes: grows when a policy comes, goes or is taken from a VM (HOOK_POLICY)
  */
 struct vms {
 	struct vm *vm;
@@ -666,6 +670,7 @@ struct vms {
 	uint64_t took_ns;
 	uint64_t lost;
 	bool silent;
+	uint32_t policy_changes;
 };
 
 /* vms_open - attach the programs; OK or the code of what was reported */
@@ -677,6 +682,28 @@ const struct vms *vms_read(void);
 const char *vms_hook(enum vms_hook_id h);
 /* vms_has - can this figure be had here? */
 bool vms_has(enum vms_figure f);
+
+/* --- look.c: what KVM has decided about VMs, without tracing them --- */
+
+struct look_vm;
+
+/**
+ * vms_look - call @fn once for each VM that a process has open
+ * @pid: of this process only, or 0
+ * @fn: ends it by returning non-zero
+ * @arg: for @fn
+ *
+ * Return: 0, what @fn returned, or -errno: it cannot be had on this kernel, or here.
+ */
+int vms_look(uint32_t pid, int (*fn)(const struct look_vm *vm, void *arg), void *arg);
+/**
+ * apicv_text - why APICv or AVIC is not used, for people
+ * @inhibits: bits of the kernel's enum kvm_apicv_inhibit
+ *
+ * Return: the kernel's own names in small letters, "" for none (it is used), NULL if
+ * that is not known; good for the next call.
+ */
+const char *apicv_text(uint64_t inhibits);
 
 /* --- pin.c: what outlives the tool --- */
 

@@ -3,6 +3,7 @@
 #include "hook.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <ncurses.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,6 +43,8 @@ struct top_args {
 
 static struct top_args a = { .interval_ns = 1000000000 };
 static struct state st;
+static unsigned long state_reads;
+static uint64_t missed; /* moments at which there was to be a look, and was none */
 static volatile sig_atomic_t stopped;
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -163,40 +166,173 @@ static double mib_per_s(const struct vms *s, const struct row *r)
 	return pages < 0 ? pages : pages / 256;
 }
 
-/* The policy in charge of a VM; NULL if none is, or if this kernel has none. */
-static const char *policy_of(const struct vm *vm)
-{
-	const struct rec *r = rec_find(&st, "vm", "pid", vm->tgid);
-	const char *name = r ? rec_str(r, "policy") : NULL;
+/*
+ * Policies of VMs, by process id.  Reading the state file takes the lock under which VMs
+ * come and go, so it is read when something has changed, not each time.
+ */
+struct in_charge {
+	uint32_t pid;
+	int table;
+	const char *name;
+};
 
-	return name && strcmp(name, "-") ? name : NULL;
+static struct in_charge *in_charge;
+static int nr_in_charge;
+
+static int by_pid(const void *x, const void *y)
+{
+	const struct in_charge *p = x, *q = y;
+
+	if (p->pid != q->pid)
+		return p->pid < q->pid ? -1 : 1;
+	return p->table - q->table;
 }
 
-/* Policies are known where the patches are; elsewhere this stays empty. */
-static void read_policies(void)
+/* The table whose record of a VM this is, or -1 */
+static int vm_table(const struct rec *r)
+{
+	size_t len = strlen(r->kind);
+
+	if (rec_is(r, "vm"))
+		return 0;
+	if (len < 4 || strcmp(r->kind + len - 3, "_vm"))
+		return -1;
+	for (int i = 0; i < nr_tables; i++)
+		if (strlen(tables[i].name) == len - 3 && !strncmp(r->kind, tables[i].name, len - 3))
+			return i;
+	return -1;
+}
+
+static void index_policies(void)
+{
+	in_charge = realloc(in_charge, (st.n + 1) * sizeof(*in_charge));
+	if (!in_charge)
+		abort();
+	nr_in_charge = 0;
+	for (int i = 0; i < st.n; i++) {
+		int table = vm_table(&st.rec[i]);
+		const char *name = table >= 0 ? rec_str(&st.rec[i], "policy") : NULL;
+
+		if (name)
+			in_charge[nr_in_charge++] = (struct in_charge){
+				rec_u64(&st.rec[i], "pid"), table, strcmp(name, "-") ? name : NULL
+			};
+	}
+	qsort(in_charge, nr_in_charge, sizeof(*in_charge), by_pid);
+}
+
+/* The first of a VM, NULL: the state file did not have it. */
+static const struct in_charge *first_of(uint32_t pid)
+{
+	int lo = 0, hi = nr_in_charge;
+
+	while (lo < hi) {
+		int mid = (lo + hi) / 2;
+
+		if (in_charge[mid].pid < pid)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < nr_in_charge && in_charge[lo].pid == pid ? &in_charge[lo] : NULL;
+}
+
+/* The policy of a table in charge of a VM; NULL if none is, or if this kernel has none. */
+static const char *policy_of(const struct vm *vm, int table)
+{
+	const struct in_charge *c = first_of(vm->tgid);
+
+	for (; c && c < in_charge + nr_in_charge && c->pid == vm->tgid; c++)
+		if (c->table == table && c->name)
+			return c->name;
+	return NULL;
+}
+
+/* Those of all tables, as kvmext list names them: the table is said but for the first. */
+static const char *policies_of(const struct vm *vm, char *to, size_t size)
+{
+	*to = 0;
+	for (int i = 0; i < nr_tables; i++) {
+		const char *p = policy_of(vm, i);
+		size_t len = strlen(to);
+
+		if (p)
+			snprintf(to + len, size - len, "%s%s%s%s", len ? "," : "",
+				 i ? tables[i].name : "", i ? ":" : "", p);
+	}
+	return to;
+}
+#define POLICIES_LEN 160
+
+static bool tables_here(void)
 {
 	static int known = -1;
-	char *path;
 
-	state_free(&st);
 	if (known < 0) {
 		known = 0;
 		for (int i = 0; i < nr_tables; i++)
 			known |= kvm_has_table(&tables[i]);
 	}
+	return known;
+}
+
+/* A VM that came since the file was read; each one once */
+static bool vm_is_new(const struct vms *s)
+{
+	static uint64_t *old;
+	static int nr_old;
+	bool is_new = s->nr_vms > nr_old;
+
+	for (int i = 0, k = 0; i < s->nr_vms && !is_new; i++) {
+		while (k < nr_old && old[k] != s->vm[i].kvm)
+			k++;
+		is_new = k == nr_old;
+	}
+	old = realloc(old, (s->nr_vms + 1) * sizeof(*old));
+	if (!old)
+		abort();
+	for (nr_old = 0; nr_old < s->nr_vms; nr_old++)
+		old[nr_old] = s->vm[nr_old].kvm;
+	return is_new;
+}
+
+/* Policies are known where the patches are; elsewhere this stays empty. */
+static void read_policies(const struct vms *s)
+{
+	/* Should there be changes that are not told */
+	const uint64_t every = vms_hook(HOOK_POLICY) ? 60000000000ull : 5000000000ull;
+	static uint32_t changes;
+	static uint64_t read_ns;
+	static bool on;
+	bool is_new = vm_is_new(s), is_on;
+	char *path;
+
+	if (!tables_here())
+		return;
+	is_on = !kill_switch_on();
+	if (read_ns && !is_new && is_on == on && changes == s->policy_changes &&
+	    clock_ns() - read_ns < every)
+		return;
+	changes = s->policy_changes;
+	read_ns = clock_ns();
+	on = is_on;
+	state_free(&st);
 	path = str("%s/kvm/ext/state", g.debugfs);
-	if (known && !access(path, R_OK))
+	if (!access(path, R_OK))
 		state_read(&st);
 	free(path);
+	index_policies();
+	state_reads++;
 }
 
 static bool wanted(const struct vm *vm)
 {
-	char text[128];
+	char text[64 + POLICIES_LEN], names[POLICIES_LEN];
 
 	if (a.vm && vm->tgid != a.vm)
 		return false;
-	snprintf(text, sizeof(text), "%u %s %s", vm->tgid, vm->comm, policy_of(vm) ?: "");
+	snprintf(text, sizeof(text), "%u %s %s", vm->tgid, vm->comm,
+		 policies_of(vm, names, sizeof(names)));
 	return !*a.filter || strcasestr(text, a.filter);
 }
 
@@ -226,7 +362,7 @@ static const struct {
 	{ "POST/S", 7 },
 	{ "WAKE/US", 8 },
 	{ "INJECT/US", 9 },
-	{ "POLICY", -12 },
+	{ "POLICY", -24 },
 	{ "ASKS/S", 7 },
 	{ "BLOCKS/S", 8 },
 	{ "TOP EXITS (SHARE OF TIME)", -40 },
@@ -329,7 +465,7 @@ static void cell(const struct vms *s, const struct row *r, int col, char *to, si
 {
 	const struct reason *top = r->v ? r->v->reason : r->vm->reason;
 	int n = r->v ? r->v->reasons : r->vm->reasons;
-	const char *p;
+	char names[POLICIES_LEN];
 
 	switch (col) {
 	case COL_VM:
@@ -375,8 +511,8 @@ static void cell(const struct vms *s, const struct row *r, int col, char *to, si
 		number(to, size, mean_us(r, F_INJ_NS, F_INJ_N), "%.1f");
 		break;
 	case 13:
-		p = policy_of(r->vm);
-		snprintf(to, size, "%s", p && !r->v ? p : r->v ? "" : "-");
+		policies_of(r->vm, names, sizeof(names));
+		snprintf(to, size, "%s", r->v ? "" : *names ? names : "-");
 		break;
 	case 14:
 		number(to, size, per_s(s, r, F_ASKS), "%.0f");
@@ -422,6 +558,37 @@ static void line(const struct vms *s, const struct row *r, int skip, char *to, s
 		to[--len] = 0;
 }
 
+/*
+ * Why interrupts do not take the short way, with the VMs of which that is true: a line
+ * for each set of reasons.  Returns false when there are no more.
+ */
+static bool inhibit_note(const struct vms *s, int *next, char *to, size_t size)
+{
+	int n = 0, len;
+
+	for (; *next < s->nr_vms; ++*next) {
+		const struct vm *vm = &s->vm[*next];
+		const char *why = apicv_text(vm->inhibits);
+		bool before = false;
+
+		if (!why || !*why || !wanted(vm))
+			continue;
+		for (int i = 0; i < *next && !before; i++)
+			before = s->vm[i].inhibits == vm->inhibits && wanted(&s->vm[i]);
+		if (before)
+			continue;
+		len = snprintf(to, size, "APICv or AVIC is inhibited (%s):", why);
+		for (int i = *next; i < s->nr_vms; i++)
+			if (s->vm[i].inhibits == vm->inhibits && wanted(&s->vm[i]) && n++ < 4)
+				len += snprintf(to + len, size - len, " %u", s->vm[i].tgid);
+		if (n > 4)
+			snprintf(to + len, size - len, " and %d more", n - 4);
+		++*next;
+		return true;
+	}
+	return false;
+}
+
 static const char silent_note[] = "this KVM tells only its exits to user space";
 
 /* --- lines and JSON -------------------------------------------------------------- */
@@ -432,7 +599,7 @@ static void batch(const struct vms *s)
 	time_t t = time(NULL);
 	struct tm tm;
 	struct row *r;
-	int n;
+	int n, note = 0;
 
 	strftime(when, sizeof(when), "%H:%M:%S", localtime_r(&t, &tm));
 	printf("%s  %d VMs, %d vCPUs", when, s->nr_vms, s->nr_vcpus);
@@ -440,6 +607,8 @@ static void batch(const struct vms *s)
 		printf(", %lu exits of vCPUs beyond the room for them", s->lost);
 	if (s->silent)
 		printf(", %s", silent_note);
+	if (missed)
+		printf(", %" PRIu64 " intervals missed", missed);
 	putchar('\n');
 	r = rows(s, false, &n);
 	line(s, NULL, 0, text, sizeof(text));
@@ -448,6 +617,8 @@ static void batch(const struct vms *s)
 		line(s, &r[i], 0, text, sizeof(text));
 		puts(text);
 	}
+	while (inhibit_note(s, &note, text, sizeof(text)))
+		puts(text);
 	putchar('\n');
 	free(r);
 }
@@ -514,13 +685,31 @@ static void j_row(const struct vms *s, const struct row *r)
 	j_close('}');
 }
 
+/* "apicv_inhibited": null if that is not known, else the reasons */
+static void j_inhibits(const struct vm *vm)
+{
+	const char *why = apicv_text(vm->inhibits);
+	char *list, *next, *name;
+
+	if (!why) {
+		j_str("apicv_inhibited", NULL);
+		return;
+	}
+	list = next = str("%s", why);
+	j_open("apicv_inhibited", '[');
+	while (*why && (name = strsep(&next, ",")))
+		j_str(NULL, name);
+	j_close(']');
+	free(list);
+}
+
 static void json(const struct vms *s)
 {
 	static const char *const names[HOOKS] = {
 		[HOOK_INJECT] = "inject", [HOOK_WAKEUP] = "wakeup",   [HOOK_HALT] = "halt",
 		[HOOK_WAKING] = "waking", [HOOK_ACCEPT] = "accept",   [HOOK_DIRTY] = "dirty",
 		[HOOK_ASK] = "ask",	  [HOOK_DESTROY] = "destroy", [HOOK_BLOCK] = "block",
-		[HOOK_RUN] = NULL,
+		[HOOK_RUN] = NULL,	  [HOOK_POLICY] = "policy",
 	};
 	const struct row *r;
 	struct row *all;
@@ -531,6 +720,8 @@ static void json(const struct vms *s)
 	j_num("at_ns", s->at_ns);
 	j_num("interval_ns", s->took_ns);
 	j_num("lost", s->lost);
+	j_num("missed", missed);
+	j_num("state_reads", state_reads);
 	j_bool("silent", s->silent);
 	j_open("hooks", '{');
 	j_str("exit", s->silent ? vms_hook(HOOK_RUN) : "tp_btf/kvm_exit");
@@ -543,7 +734,12 @@ static void json(const struct vms *s)
 		j_open(NULL, '{');
 		j_num("vm", r->vm->tgid);
 		j_str("name", *r->vm->comm ? r->vm->comm : NULL);
-		j_str("policy", policy_of(r->vm));
+		j_str("policy", policy_of(r->vm, 0));
+		j_open("policies", '{');
+		for (int i = 0; i < nr_tables; i++)
+			j_str(tables[i].name, policy_of(r->vm, i));
+		j_close('}');
+		j_inhibits(r->vm);
 		j_row(s, r);
 		j_open("vcpus", '[');
 		for (r++; r < all + n && r->v; r++) {
@@ -561,6 +757,21 @@ static void json(const struct vms *s)
 	free(all);
 }
 
+/*
+ * The next moment at which to look.  Moments that went by while we were stopped, or while
+ * nobody read what we wrote, are left out, and counted: nothing could be told of them.
+ */
+static uint64_t next_look(uint64_t next)
+{
+	uint64_t now = clock_ns();
+
+	next += a.interval_ns;
+	if (now <= next)
+		return next;
+	missed += (now - next) / a.interval_ns + 1;
+	return next + ((now - next) / a.interval_ns + 1) * a.interval_ns;
+}
+
 static int run_lines(void)
 {
 	uint64_t next = clock_ns();
@@ -570,7 +781,7 @@ static int run_lines(void)
 		const struct vms *s;
 		struct timespec ts;
 
-		next += a.interval_ns;
+		next = next_look(next);
 		ts = (struct timespec){ next / 1000000000, next % 1000000000 };
 		while (!stopped &&
 		       clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
@@ -578,7 +789,7 @@ static int run_lines(void)
 		if (stopped)
 			break;
 		s = vms_read();
-		read_policies();
+		read_policies(s);
 		if (g.json)
 			json(s);
 		else
@@ -668,7 +879,7 @@ static void select_row(const struct row *r)
 
 static void draw(const struct vms *s)
 {
-	int n, list, below, y = 0;
+	int n, list, below, y = 0, note = 0;
 	char text[512];
 	struct row *r;
 
@@ -685,6 +896,8 @@ static void draw(const struct vms *s)
 	}
 	if (s->silent)
 		put(y++, A_BOLD, silent_note);
+	while (y < 4 && inhibit_note(s, &note, text, sizeof(text)))
+		put(y++, A_NORMAL, text);
 	if (sc.help) {
 		for (size_t i = 0; i < ARRAY_SIZE(help) && y < LINES - 1; i++)
 			put(y++, A_NORMAL, help[i]);
@@ -864,7 +1077,7 @@ static int run_screen(void)
 	keypad(stdscr, TRUE);
 	set_escdelay(50);
 	curs_set(0);
-	read_policies();
+	read_policies(s);
 	while (!stopped && !quit && !vm_ended(a.vm)) {
 		uint64_t now;
 		int key;
@@ -881,7 +1094,7 @@ static int run_screen(void)
 		if (sc.paused)
 			continue;
 		s = vms_read();
-		read_policies();
+		read_policies(s);
 		if (a.count && ++shown >= a.count) {
 			draw(s);
 			break;

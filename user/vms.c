@@ -51,6 +51,11 @@ static const struct {
 	{ "top_ask", HOOK_ASK, NULL, "kvm_throttle_ask" },
 	{ "top_block", HOOK_BLOCK, NULL, "kvm_throttle_block" },
 	{ "top_fpu", HOOK_RUN, NULL, "kvm_fpu" },
+	{ "top_attach", HOOK_POLICY, NULL, "kvm_ext_attach" },
+	{ "top_update", HOOK_POLICY, NULL, "kvm_ext_update" },
+	{ "top_detach", HOOK_POLICY, NULL, "kvm_ext_detach" },
+	{ "top_eject", HOOK_POLICY, NULL, "kvm_ext_eject" },
+	{ "top_take", HOOK_POLICY, NULL, "kvm_ext_take" },
 };
 
 static char *hook_text[HOOKS];
@@ -307,7 +312,10 @@ static void read_slot(uint32_t slot, struct vcpu *v)
 static void sum_vm(struct vm *vm)
 {
 	struct top_reason sum[TOP_REASONS] = {};
+	uint64_t newest = 0;
 	uint32_t isa = 0;
+
+	vm->inhibits = UINT64_MAX;
 
 	for (int k = vm->first; k < vm->first + vm->n; k++) {
 		const struct vcpu *v = &vms.vcpu[k];
@@ -317,6 +325,10 @@ static void sum_vm(struct vm *vm)
 			vm->total[i] += v->total[i];
 		}
 		isa = v->priv->seen.isa;
+		if (v->priv->seen.inhibits_ns > newest) {
+			newest = v->priv->seen.inhibits_ns;
+			vm->inhibits = v->priv->seen.inhibits;
+		}
 		for (int i = 0; i < TOP_REASONS; i++) {
 			sum[i].n += v->priv->seen.reason[i].n - v->priv->before[i].n;
 			sum[i].ns += v->priv->seen.reason[i].ns - v->priv->before[i].ns;
@@ -356,6 +368,7 @@ const struct vms *vms_read(void)
 	vms.at_ns = now;
 	vms.lost = skel->bss->lost;
 	vms.silent = skel->rodata->foreign && !skel->bss->spoke && skel->bss->next_slot;
+	vms.policy_changes = skel->bss->policy_changes;
 	vms.nr_vcpus = 0;
 	if (used > TOP_VCPUS)
 		used = TOP_VCPUS;
