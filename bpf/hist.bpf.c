@@ -7,6 +7,7 @@
 
 char _license[] SEC("license") = "GPL";
 
+/* With --per-vcpu the tool makes it a plain one: a vCPU runs on one CPU at a time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, HIST_KEYS);
@@ -63,9 +64,16 @@ static __always_inline void count(u64 reason, u32 vm, s32 vcpu, u64 ns)
 	}
 	if (slot >= HIST_SLOTS)
 		slot = HIST_SLOTS - 1;
-	h->slot[slot]++;
-	h->n++;
-	h->sum += ns;
+	if (per_vcpu) {
+		/* An interrupt that goes into the guest is counted where it comes from. */
+		__sync_fetch_and_add(&h->slot[slot], 1);
+		__sync_fetch_and_add(&h->n, 1);
+		__sync_fetch_and_add(&h->sum, ns);
+	} else {
+		h->slot[slot]++;
+		h->n++;
+		h->sum += ns;
+	}
 	if (ns > h->max)
 		h->max = ns;
 }
@@ -73,7 +81,8 @@ static __always_inline void count(u64 reason, u32 vm, s32 vcpu, u64 ns)
 /* Of hist irq */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, HIST_VCPU_KEYS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HIST_VCPUS);
 	__type(key, struct hist_key);
 	__type(value, struct irq_vcpu);
 } irqs SEC(".maps");

@@ -121,8 +121,11 @@ struct irq_vcpu {
 };
 
 #define HIST_SLOTS 44
-#define HIST_KEYS 512
-#define HIST_VCPU_KEYS 8192 /* with --per-vcpu */
+/* Of exits there are not more kinds; each takes room for each CPU that there may be. */
+#define HIST_KEYS 128
+/* With --per-vcpu: each takes room when it is first used, and once, for all CPUs */
+#define HIST_VCPU_KEYS 65536
+#define HIST_VCPUS 8192 /* of hist irq */
 
 /**
  * struct hist_key - what a histogram is of

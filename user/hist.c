@@ -104,62 +104,86 @@ static int by_sum(const void *a, const void *b)
 	return (ra->h.sum < rb->h.sum) - (ra->h.sum > rb->h.sum);
 }
 
-/* What all CPUs counted */
-static int collect(int map, struct row *rows, int max)
+struct rows {
+	struct row *row;
+	int n;
+	int room;
+};
+
+static struct row *add_row(struct rows *rows, const struct hist_key *key)
 {
-	int cpus = libbpf_num_possible_cpus(), n = 0;
-	struct hist *per_cpu;
+	struct row *r;
+
+	if (rows->n == rows->room) {
+		rows->room = rows->room ? 2 * rows->room : 64;
+		rows->row = realloc(rows->row, rows->room * sizeof(*rows->row));
+		if (!rows->row)
+			abort();
+	}
+	r = &rows->row[rows->n++];
+	*r = (struct row){ .key = *key };
+	return r;
+}
+
+/* What all CPUs counted, together with --per-vcpu, else each for itself */
+static void collect(const struct bpf_map *map, struct rows *rows)
+{
+	bool per_cpu = bpf_map__type(map) == BPF_MAP_TYPE_PERCPU_HASH;
+	int cpus = per_cpu ? libbpf_num_possible_cpus() : 1, fd = bpf_map__fd(map);
 	struct hist_key key, *prev = NULL;
+	struct hist *part;
 
-	if (cpus <= 0)
-		return 0;
-	per_cpu = calloc(cpus, sizeof(*per_cpu));
-	if (!per_cpu)
+	part = calloc(cpus > 0 ? cpus : 1, sizeof(*part));
+	if (!part)
 		abort();
-	for (; n < max && !bpf_map_get_next_key(map, prev, &key); prev = &rows[n++].key) {
-		struct row *r = &rows[n];
+	for (; !bpf_map_get_next_key(fd, prev, &key); prev = &key) {
+		struct row *r;
 
-		*r = (struct row){ .key = key };
-		if (bpf_map_lookup_elem(map, &key, per_cpu))
+		if (bpf_map_lookup_elem(fd, &key, part))
 			continue;
+		r = add_row(rows, &key);
 		for (int c = 0; c < cpus; c++) {
 			for (int i = 0; i < HIST_SLOTS; i++)
-				r->h.slot[i] += per_cpu[c].slot[i];
-			r->h.n += per_cpu[c].n;
-			r->h.sum += per_cpu[c].sum;
-			if (per_cpu[c].max > r->h.max)
-				r->h.max = per_cpu[c].max;
+				r->h.slot[i] += part[c].slot[i];
+			r->h.n += part[c].n;
+			r->h.sum += part[c].sum;
+			if (part[c].max > r->h.max)
+				r->h.max = part[c].max;
 		}
 	}
-	free(per_cpu);
-	qsort(rows, n, sizeof(*rows), by_sum);
-	return n;
+	free(part);
+}
+
+static int by_key(const void *a, const void *b)
+{
+	return memcmp(&((const struct row *)a)->key, &((const struct row *)b)->key,
+		      sizeof(struct hist_key));
 }
 
 /* How many interrupts came, also in states in which there was no first one */
-static int collect_irqs(int map, struct row *rows, int n, int max)
+static void collect_irqs(int map, struct rows *rows)
 {
 	struct hist_key key, *prev = NULL;
+	int known = rows->n;
 	struct irq_vcpu v;
 
+	if (known)
+		qsort(rows->row, known, sizeof(*rows->row), by_key);
 	for (; !bpf_map_get_next_key(map, prev, &key); prev = &key) {
 		if (bpf_map_lookup_elem(map, &key, &v))
 			continue;
 		for (int s = 0; s < IRQ_STATES; s++) {
-			struct hist_key want = { .reason = s, .vm = key.vm, .vcpu = key.vcpu };
-			int i = 0;
+			struct row want = { .key = { .reason = s, .vm = key.vm, .vcpu = key.vcpu } };
+			struct row *r;
 
-			while (i < n && memcmp(&rows[i].key, &want, sizeof(want)))
-				i++;
-			if (!v.came[s] || i == max)
+			if (!v.came[s])
 				continue;
-			if (i == n)
-				rows[n++] = (struct row){ .key = want };
-			rows[i].came = v.came[s];
+			r = known ? bsearch(&want, rows->row, known, sizeof(want), by_key) : NULL;
+			if (!r)
+				r = add_row(rows, &want.key);
+			r->came = v.came[s];
 		}
 	}
-	qsort(rows, n, sizeof(*rows), by_sum);
-	return n;
 }
 
 static uint64_t slot_from(int i)
@@ -303,16 +327,19 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	skel->rodata->want_irq = a->what == W_IRQ;
 	skel->rodata->per_vcpu = a->per_vcpu;
 	skel->rodata->foreign = foreign_kvm();
-	if (a->per_vcpu)
+	if (a->per_vcpu) {
+		bpf_map__set_type(skel->maps.hists, BPF_MAP_TYPE_HASH);
+		bpf_map__set_map_flags(skel->maps.hists, BPF_F_NO_PREALLOC);
 		bpf_map__set_max_entries(skel->maps.hists, HIST_VCPU_KEYS);
+	}
 	return OK;
 }
 
 static int hist(struct hist_args *a)
 {
-	static struct row rows[HIST_VCPU_KEYS];
+	struct rows rows = {};
 	struct hist_bpf *skel;
-	int n, ret;
+	int ret;
 
 	log_clear();
 	skel = hist_bpf__open();
@@ -332,15 +359,17 @@ static int hist(struct hist_args *a)
 	while (run_on(&a->run, -1))
 		;
 	hist_bpf__detach(skel);
-	n = collect(bpf_map__fd(skel->maps.hists), rows, HIST_VCPU_KEYS);
+	collect(skel->maps.hists, &rows);
 	if (a->what == W_IRQ)
-		n = collect_irqs(bpf_map__fd(skel->maps.irqs), rows, n, HIST_VCPU_KEYS);
+		collect_irqs(bpf_map__fd(skel->maps.irqs), &rows);
+	if (rows.n)
+		qsort(rows.row, rows.n, sizeof(*rows.row), by_sum);
 	if (g.json) {
-		json(a, rows, n, skel);
+		json(a, rows.row, rows.n, skel);
 	} else {
 		run_end(&a->run);
-		for (int i = 0; i < n; i++)
-			show(a, &rows[i]);
+		for (int i = 0; i < rows.n; i++)
+			show(a, &rows.row[i]);
 		say("%s: time %s, over %.1f s", whats[a->what].name, whats[a->what].about,
 		    run_seconds(&a->run));
 		run_silent(&a->run, skel->bss->silent);
@@ -354,6 +383,7 @@ static int hist(struct hist_args *a)
 			fprintf(stderr, "kvmext: %" PRIu64 " times were not counted\n",
 				(uint64_t)skel->bss->lost);
 	}
+	free(rows.row);
 	hist_bpf__destroy(skel);
 	return OK;
 }
