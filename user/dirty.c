@@ -3,6 +3,7 @@
 #include "hook.h"
 
 #include <errno.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "dirty.h"
+#include "look.h"
 
 #include "bpf/dirty.skel.h"
 
@@ -17,6 +19,14 @@
 #define RANGES 16 /* rows */
 #define ALL_VCPUS UINT32_MAX
 #define CHUNK_PAGES (1 << DIRTY_CHUNK_SHIFT)
+/*
+ * What is kept does not grow with the guests' memory: of the pages that ever got dirty, 8 MiB in
+ * all are kept one by one; beyond that who has most of them is estimated from 4 KiB.
+ */
+#define SEEN_MAX (8 << 20)
+#define SKETCH_BITS 12
+#define SKETCH (1 << SKETCH_BITS)
+#define REGIONS 32 /* of which the heat map's rows are made */
 
 enum { OPT_PNG = 0x180 };
 
@@ -68,155 +78,281 @@ static void on_signal(int sig)
 /* --- what was seen -------------------------------------------------------------- */
 
 /**
- * struct chunk - 64 pages of a VM, as one vCPU or all together dirtied them
- * @key: which; with vcpu ALL_VCPUS for the VM
- * @now: pages of the interval
- * @ever: pages since the start
- * @n: how often in the interval
- * @hist: the same for the last intervals, of VMs only
+ * struct seen - 64 pages that ever got dirty
+ * @chunk: which, and 1
+ * @bits: pages
  */
-struct chunk {
-	struct dirty_key key;
-	uint64_t now;
-	uint64_t ever;
-	uint64_t n;
-	uint32_t *hist;
+struct seen {
+	uint64_t chunk;
+	uint64_t bits;
 };
 
-/* An open hash, then sorted for reading: by VM, vCPU (the VM itself last), place */
-static struct chunk *table;
-static size_t size, used;
-static struct chunk **sorted;
+/**
+ * struct region - a part of a VM's memory
+ * @first: its first chunk >> struct owner's @shift
+ * @n: pages dirtied there, for each of the last intervals
+ */
+struct region {
+	uint64_t first;
+	uint32_t n[TIMES];
+};
+
+/**
+ * struct owner - what a vCPU, or a VM, dirtied
+ * @key: which, with chunk 0; vcpu is ALL_VCPUS for the VM
+ * @n: how often in the interval
+ * @now: pages of the interval
+ * @ever: pages since the start
+ * @seen: these, an open hash; or
+ * @sketch: the longest run of zeros in hashes of them, by the hashes' last bits
+ * @size: of @seen
+ * @used: of these
+ * @region: of a VM: where, sorted
+ * @regions: how many
+ * @shift: a region has 2^shift chunks
+ * @logging: of a VM: whether its pages are logged; -1 if that is not known
+ */
+struct owner {
+	struct dirty_key key;
+	uint64_t n;
+	uint64_t now;
+	uint64_t ever;
+	struct seen *seen;
+	uint8_t *sketch;
+	size_t size, used;
+	struct region *region;
+	int regions;
+	int shift;
+	int logging;
+};
+
+/* Sorted: by VM, vCPU (the VM itself last) */
+static struct owner *owners;
+static size_t used, room;
+static size_t seen_size; /* bytes in all */
 static unsigned long times; /* intervals so far */
 
-static size_t place(const struct dirty_key *k)
+static int by_owner(const struct dirty_key *p, const struct dirty_key *q)
 {
-	uint64_t h = (k->kvm ^ k->chunk * 0x9e3779b97f4a7c15) + k->vcpu;
-	size_t i;
-
-	h ^= h >> 29;
-	h *= 0xbf58476d1ce4e5b9;
-	h ^= h >> 32;
-	for (i = h & (size - 1); table[i].key.kvm; i = (i + 1) & (size - 1))
-		if (!memcmp(&table[i].key, k, sizeof(*k)))
-			break;
-	return i;
-}
-
-static struct chunk *chunk(const struct dirty_key *k)
-{
-	struct chunk *c;
-
-	if (2 * used >= size) {
-		struct chunk *old = table;
-		size_t n = size;
-
-		size = size ? 2 * size : 4096;
-		table = calloc(size, sizeof(*table));
-		if (!table)
-			abort();
-		for (size_t i = 0; i < n; i++)
-			if (old[i].key.kvm)
-				table[place(&old[i].key)] = old[i];
-		free(old);
-	}
-	c = &table[place(k)];
-	if (!c->key.kvm) {
-		c->key = *k;
-		used++;
-		if (k->vcpu == ALL_VCPUS) {
-			c->hist = calloc(TIMES, sizeof(*c->hist));
-			if (!c->hist)
-				abort();
-		}
-	}
-	return c;
-}
-
-static void add(const struct dirty_key *k, const struct dirty_val *v)
-{
-	struct dirty_key all = *k;
-	struct chunk *c;
-
-	if (a.vm && k->tgid != a.vm)
-		return;
-	c = chunk(k);
-	c->now |= v->bits;
-	c->ever |= v->bits;
-	c->n += v->n;
-	all.vcpu = ALL_VCPUS;
-	c = chunk(&all);
-	c->now |= v->bits;
-	c->ever |= v->bits;
-	c->n += v->n;
-	c->hist[times % TIMES] += v->n;
-}
-
-static int by_key(const void *x, const void *y)
-{
-	const struct dirty_key *p = &(*(struct chunk **)x)->key, *q = &(*(struct chunk **)y)->key;
-
 	if (p->tgid != q->tgid)
 		return p->tgid < q->tgid ? -1 : 1;
 	if (p->kvm != q->kvm)
 		return p->kvm < q->kvm ? -1 : 1;
-	if (p->vcpu != q->vcpu)
-		return p->vcpu < q->vcpu ? -1 : 1;
-	return p->chunk < q->chunk ? -1 : p->chunk > q->chunk;
+	return p->vcpu < q->vcpu ? -1 : p->vcpu > q->vcpu;
 }
 
-static bool same_owner(const struct chunk *c, const struct chunk *d)
+/* Good until the next one is asked for */
+static struct owner *owner(uint32_t tgid, uint64_t kvm, uint32_t vcpu)
 {
-	return c->key.kvm == d->key.kvm && c->key.tgid == d->key.tgid && c->key.vcpu == d->key.vcpu;
+	struct dirty_key key = { .kvm = kvm, .vcpu = vcpu, .tgid = tgid };
+	size_t lo = 0, hi = used;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (by_owner(&owners[mid].key, &key) < 0)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (lo < used && !by_owner(&owners[lo].key, &key))
+		return &owners[lo];
+	if (used == room) {
+		room = room ? 2 * room : 64;
+		owners = realloc(owners, room * sizeof(*owners));
+		if (!owners)
+			abort();
+	}
+	memmove(&owners[lo + 1], &owners[lo], (used++ - lo) * sizeof(*owners));
+	owners[lo] = (struct owner){ .key = key, .logging = -1 };
+	return &owners[lo];
+}
+
+/* --- pages that ever got dirty --- */
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+	x = (x ^ x >> 27) * 0x94d049bb133111eb;
+	return x ^ x >> 31;
+}
+
+/* Flajolet's HyperLogLog; good to 1.6 % */
+static void sketch_add(struct owner *o, uint64_t chunk, uint64_t bits)
+{
+	for (; bits; bits &= bits - 1) {
+		uint64_t page = chunk << DIRTY_CHUNK_SHIFT | __builtin_ctzll(bits);
+		uint64_t h = mix(page + 0x9e3779b97f4a7c15);
+		uint8_t zeros = 1 + __builtin_clzll(h | SKETCH);
+
+		if (o->sketch[h % SKETCH] < zeros)
+			o->sketch[h % SKETCH] = zeros;
+	}
+}
+
+static uint64_t sketch_count(const struct owner *o)
+{
+	double sum = 0, m = SKETCH, x;
+	int empty = 0;
+
+	for (int i = 0; i < SKETCH; i++) {
+		sum += 1.0 / (1ull << o->sketch[i]);
+		empty += !o->sketch[i];
+	}
+	x = 0.7213 / (1 + 1.079 / m) * m * m / sum;
+	return x < 2.5 * m && empty ? m * log(m / empty) : x;
+}
+
+static size_t place(const struct owner *o, uint64_t chunk)
+{
+	size_t i = mix(chunk) & (o->size - 1);
+
+	while (o->seen[i].chunk && o->seen[i].chunk != chunk + 1)
+		i = (i + 1) & (o->size - 1);
+	return i;
+}
+
+/* Who has most pages is counted by a sketch from here on. */
+static void make_sketch(void)
+{
+	struct owner *o = owners;
+
+	for (size_t i = 1; i < used; i++)
+		if (owners[i].size > o->size)
+			o = &owners[i];
+	o->sketch = calloc(1, SKETCH);
+	if (!o->sketch)
+		abort();
+	for (size_t i = 0; i < o->size; i++)
+		if (o->seen[i].chunk)
+			sketch_add(o, o->seen[i].chunk - 1, o->seen[i].bits);
+	seen_size -= o->size * sizeof(*o->seen);
+	free(o->seen);
+	o->seen = NULL;
+	o->size = o->used = 0;
+}
+
+static void grow_seen(struct owner *o)
+{
+	size_t n = o->size;
+	struct seen *old = o->seen;
+
+	o->size = n ? 2 * n : 16;
+	o->seen = calloc(o->size, sizeof(*o->seen));
+	if (!o->seen)
+		abort();
+	for (size_t i = 0; i < n; i++)
+		if (old[i].chunk)
+			o->seen[place(o, old[i].chunk - 1)] = old[i];
+	free(old);
+	seen_size += (o->size - n) * sizeof(*o->seen);
+}
+
+static void add_seen(struct owner *o, uint64_t chunk, uint64_t bits)
+{
+	struct seen *s;
+
+	if (!o->sketch && 2 * o->used >= o->size)
+		grow_seen(o);
+	while (seen_size > SEEN_MAX)
+		make_sketch();
+	if (o->sketch) {
+		sketch_add(o, chunk, bits);
+		return;
+	}
+	s = &o->seen[place(o, chunk)];
+	o->used += !s->chunk;
+	s->chunk = chunk + 1;
+	o->ever += __builtin_popcountll(bits & ~s->bits);
+	s->bits |= bits;
+}
+
+/* --- where --- */
+
+static void merge_regions(struct owner *o)
+{
+	int n = 0;
+
+	o->shift++;
+	for (int i = 0; i < o->regions; i++) {
+		struct region *r = &o->region[i];
+
+		r->first >>= 1;
+		if (!n || o->region[n - 1].first != r->first) {
+			o->region[n++] = *r;
+			continue;
+		}
+		for (int c = 0; c < TIMES; c++)
+			o->region[n - 1].n[c] += r->n[c];
+	}
+	o->regions = n;
+}
+
+static void add_region(struct owner *o, uint64_t chunk, uint64_t n)
+{
+	int i;
+
+	if (!o->region) {
+		o->region = calloc(REGIONS, sizeof(*o->region));
+		if (!o->region)
+			abort();
+	}
+	for (;;) {
+		uint64_t first = chunk >> o->shift;
+
+		for (i = 0; i < o->regions && o->region[i].first < first; i++)
+			;
+		if (i < o->regions && o->region[i].first == first)
+			break;
+		if (o->regions == REGIONS) {
+			merge_regions(o);
+			continue;
+		}
+		memmove(&o->region[i + 1], &o->region[i], (o->regions++ - i) * sizeof(*o->region));
+		o->region[i] = (struct region){ .first = first };
+		break;
+	}
+	o->region[i].n[times % TIMES] += n;
+}
+
+static void add(struct owner *o, uint64_t chunk, uint64_t bits, uint64_t n)
+{
+	o->n += n;
+	o->now += __builtin_popcountll(bits);
+	add_seen(o, chunk, bits);
 }
 
 /* Forget processes that ended. */
 static void drop_gone(void)
 {
-	struct chunk *old = table;
-	size_t n = size;
 	uint32_t last = 0;
 	bool gone = false;
-
-	table = calloc(size ?: 1, sizeof(*table));
-	if (!table)
-		abort();
-	used = 0;
-	for (size_t i = 0; i < n; i++) {
-		if (!old[i].key.kvm)
-			continue;
-		if (old[i].key.tgid != last) {
-			last = old[i].key.tgid;
-			gone = kill(last, 0) && errno == ESRCH;
-		}
-		if (gone) {
-			free(old[i].hist);
-			continue;
-		}
-		table[place(&old[i].key)] = old[i];
-		used++;
-	}
-	free(old);
-}
-
-static void sort(void)
-{
 	size_t n = 0;
 
-	free(sorted);
-	sorted = calloc(used + 1, sizeof(*sorted));
-	if (!sorted)
-		abort();
-	for (size_t i = 0; i < size; i++)
-		if (table[i].key.kvm)
-			sorted[n++] = &table[i];
-	qsort(sorted, n, sizeof(*sorted), by_key);
+	for (size_t i = 0; i < used; i++) {
+		struct owner *o = &owners[i];
+
+		if (o->key.tgid != last) {
+			last = o->key.tgid;
+			gone = kill(last, 0) && errno == ESRCH;
+		}
+		if (!gone) {
+			owners[n++] = *o;
+			continue;
+		}
+		seen_size -= o->size * sizeof(*o->seen);
+		free(o->seen);
+		free(o->sketch);
+		free(o->region);
+	}
+	used = n;
 }
 
 /* --- collecting ------------------------------------------------------------------- */
 
 static struct dirty_bpf *skel;
 static const char *source;
+static bool logged; /* The source is the log. */
 
 static int load(bool fentry)
 {
@@ -236,6 +372,7 @@ static int start(void)
 	if (!fentry && !hook_tp_btf("kvm_page_fault"))
 		return fail(E_ENV, "see kvmext doctor",
 			    "this kernel has neither fentry for KVM nor kvm_page_fault");
+	logged = fentry;
 	source = fentry ? "the dirty log (fentry/mark_page_dirty_in_slot)" :
 			  "write faults (tp_btf/kvm_page_fault), first touches among them";
 	log_clear();
@@ -246,24 +383,85 @@ static int start(void)
 	return OK;
 }
 
+/* An interval's worth: as many as the programs have room for */
+struct entry {
+	struct dirty_key key;
+	struct dirty_val val;
+};
+
+static struct entry *entries;
+static size_t nr_entries;
+
+static int by_place(const void *x, const void *y)
+{
+	const struct dirty_key *p = &((const struct entry *)x)->key;
+	const struct dirty_key *q = &((const struct entry *)y)->key;
+
+	if (p->tgid != q->tgid)
+		return p->tgid < q->tgid ? -1 : 1;
+	if (p->kvm != q->kvm)
+		return p->kvm < q->kvm ? -1 : 1;
+	return p->chunk < q->chunk ? -1 : p->chunk > q->chunk;
+}
+
+static void add_entries(void)
+{
+	qsort(entries, nr_entries, sizeof(*entries), by_place);
+	for (size_t i = 0, next; i < nr_entries; i = next) {
+		const struct dirty_key *k = &entries[i].key;
+		uint64_t bits = 0, n = 0;
+		struct owner *vm;
+
+		for (next = i; next < nr_entries && !by_place(&entries[i], &entries[next]); next++) {
+			const struct entry *e = &entries[next];
+
+			add(owner(k->tgid, k->kvm, e->key.vcpu), k->chunk, e->val.bits, e->val.n);
+			bits |= e->val.bits;
+			n += e->val.n;
+		}
+		vm = owner(k->tgid, k->kvm, ALL_VCPUS);
+		add(vm, k->chunk, bits, n);
+		add_region(vm, k->chunk, n);
+	}
+}
+
+/* A VM that was never logged is known from here. */
+static int see_logging(const struct look_vm *l, void *arg)
+{
+	bool *any = arg;
+
+	if (!a.vm || l->tgid == a.vm) {
+		owner(l->tgid, l->kvm, ALL_VCPUS)->logging =
+			l->logging == LOOK_UNKNOWN ? -1 : !!l->logging;
+		*any = true;
+	}
+	return 0;
+}
+
 static void collect(void)
 {
 	struct bpf_map *map = skel->bss->epoch & 1 ? skel->maps.odd : skel->maps.even;
 	struct timespec grace = { .tv_nsec = 10000000 };
 	static struct dirty_key keys[4096];
 	static struct dirty_val vals[4096];
+	bool first = true, any = false;
 	uint32_t n, token;
-	bool first = true;
 	int err;
 
-	for (size_t i = 0; i < size; i++) {
-		table[i].now = table[i].n = 0;
-		if (table[i].hist)
-			table[i].hist[times % TIMES] = 0;
+	if (!entries)
+		entries = calloc(bpf_map__max_entries(map), sizeof(*entries));
+	if (!entries)
+		abort();
+	for (size_t i = 0; i < used; i++) {
+		owners[i].n = owners[i].now = 0;
+		owners[i].logging = -1;
+		for (int r = 0; r < owners[i].regions; r++)
+			owners[i].region[r].n[times % TIMES] = 0;
 	}
 	skel->bss->epoch++;
 	/* Programs that began before are done by then: they do not sleep. */
 	nanosleep(&grace, NULL);
+	nr_entries = 0;
 	do {
 		n = ARRAY_SIZE(keys);
 		err = bpf_map_lookup_and_delete_batch(bpf_map__fd(map), first ? NULL : &token,
@@ -271,32 +469,36 @@ static void collect(void)
 		first = false;
 		if (err && err != -ENOENT)
 			break;
-		for (uint32_t i = 0; i < n; i++)
-			add(&keys[i], &vals[i]);
+		for (uint32_t i = 0; i < n && nr_entries < bpf_map__max_entries(map); i++)
+			if (!a.vm || keys[i].tgid == a.vm)
+				entries[nr_entries++] = (struct entry){ keys[i], vals[i] };
 	} while (!err);
+	add_entries();
+	/* Write faults are seen whether they are logged or not. */
+	if (logged)
+		vms_look(a.vm, see_logging, &any);
 	times++;
 }
 
 /* --- showing -------------------------------------------------------------------------- */
 
-struct sum {
-	uint64_t n;
-	uint64_t now;
-	uint64_t ever;
-};
-
-/* Sum over the chunks of one owner; returns the first of the next. */
-static size_t sum(size_t i, struct sum *s)
+static uint64_t ever(const struct owner *o)
 {
-	size_t k;
+	return o->sketch ? sketch_count(o) : o->ever;
+}
 
-	*s = (struct sum){};
-	for (k = i; k < used && same_owner(sorted[i], sorted[k]); k++) {
-		s->n += sorted[k]->n;
-		s->now += __builtin_popcountll(sorted[k]->now);
-		s->ever += __builtin_popcountll(sorted[k]->ever);
-	}
-	return k;
+/* Nothing was seen of it because nothing can be */
+static bool unseen(const struct owner *o)
+{
+	return !o->logging && !o->n;
+}
+
+/* That of the VM with this vCPU */
+static const struct owner *vm_of(size_t i)
+{
+	while (owners[i].key.vcpu != ALL_VCPUS)
+		i++;
+	return &owners[i];
 }
 
 /**
@@ -319,35 +521,34 @@ struct map {
 	uint64_t max;
 };
 
-/* The VM whose chunks begin at @i: the smallest ranges of which there are not too many */
-static void heat(size_t i, struct map *m)
+/* The smallest ranges of which there are not too many */
+static void heat(const struct owner *o, struct map *m)
 {
-	size_t end = i;
-
-	*m = (struct map){ .tgid = sorted[i]->key.tgid };
-	while (end < used && same_owner(sorted[i], sorted[end]))
-		end++;
+	*m = (struct map){ .tgid = o->key.tgid, .shift = o->shift };
 	for (;; m->shift++) {
 		uint64_t last = UINT64_MAX;
 		int rows = 0;
 
-		for (size_t k = i; k < end; k++) {
-			rows += sorted[k]->key.chunk >> m->shift != last;
-			last = sorted[k]->key.chunk >> m->shift;
+		for (int k = 0; k < o->regions; k++) {
+			uint64_t first = o->region[k].first >> (m->shift - o->shift);
+
+			rows += first != last;
+			last = first;
 		}
 		if (rows <= RANGES)
 			break;
 	}
 	m->cols = times < TIMES ? times : TIMES;
-	for (size_t k = i; k < end; k++) {
-		uint64_t first = sorted[k]->key.chunk >> m->shift << (m->shift + DIRTY_CHUNK_SHIFT);
+	for (int k = 0; k < o->regions; k++) {
+		uint64_t first = o->region[k].first >> (m->shift - o->shift)
+				 << (m->shift + DIRTY_CHUNK_SHIFT);
 
 		if (!m->rows || m->first[m->rows - 1] != first)
 			m->first[m->rows++] = first;
 		for (int c = 0; c < m->cols; c++) {
 			uint64_t *n = &m->n[m->rows - 1][c];
 
-			*n += sorted[k]->hist[(times - m->cols + c) % TIMES];
+			*n += o->region[k].n[(times - m->cols + c) % TIMES];
 			if (*n > m->max)
 				m->max = *n;
 		}
@@ -378,6 +579,10 @@ static void print_map(const struct map *m)
 	}
 }
 
+static const char logging_off[] =
+	"dirty logging is off, so what it dirties cannot be seen: it is on while a VM migrates, and in "
+	"QEMU with the monitor's calc_dirty_rate -b 10";
+
 static void show(double s, bool with_map)
 {
 	static const struct col cols[] = {
@@ -385,53 +590,66 @@ static void show(double s, bool with_map)
 		{ "MIB/S", true }, { "SET/MIB", true }, { "EVER/MIB", true },
 	};
 	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
-	size_t i, next;
-	struct sum x;
-	bool any = false;
+	bool any = false, off = false;
+	struct map m;
 
-	for (i = 0; i < used; i = next) {
-		next = sum(i, &x);
-		any |= x.n;
-		tbl_row(tbl, ARRAY_SIZE(cols), str("%u", sorted[i]->key.tgid),
-			sorted[i]->key.vcpu == ALL_VCPUS ? str("all") :
-							   str("%u", sorted[i]->key.vcpu),
-			str("%.0f", x.n / s), str("%.1f", x.n / s / 256),
-			str("%.1f", x.now / 256.0), str("%.1f", x.ever / 256.0));
+	for (size_t i = 0; i < used; i++) {
+		const struct owner *o = &owners[i];
+		bool no = !o->n && unseen(vm_of(i));
+		uint64_t e = ever(o);
+
+		any |= o->n;
+		off |= no;
+		tbl_row(tbl, ARRAY_SIZE(cols), str("%u", o->key.tgid),
+			o->key.vcpu == ALL_VCPUS ? str("all") : str("%u", o->key.vcpu),
+			no ? NULL : str("%.0f", o->n / s), no ? NULL : str("%.1f", o->n / s / 256),
+			no ? NULL : str("%.1f", o->now / 256.0),
+			no && !e ? NULL : str("%s%.1f", o->sketch ? "~" : "", e / 256.0));
 	}
 	if (used)
 		tbl_print(tbl);
 	else
 		scols_unref_table(tbl);
-	if (!any)
+	if (off)
+		printf("-: %s\n", logging_off);
+	else if (!any)
 		puts("no page got dirty; a VM's pages show while dirty logging is on, as in a "
 		     "migration");
 	if (skel->bss->lost)
 		printf("%lu pages were not counted: no room\n", (unsigned long)skel->bss->lost);
-	for (i = 0; with_map && i < used; i = next) {
-		struct map m;
-
-		next = sum(i, &x);
-		if (sorted[i]->key.vcpu != ALL_VCPUS)
+	for (size_t i = 0; with_map && i < used; i++) {
+		if (owners[i].key.vcpu != ALL_VCPUS)
 			continue;
-		heat(i, &m);
+		heat(&owners[i], &m);
 		if (m.max)
 			print_map(&m);
 	}
 }
 
-static void j_sum(const struct sum *x, double s)
+static void j_maybe(const char *key, bool no, double val, bool real)
 {
-	j_num("dirtied", x->n);
-	j_real("dirty_per_s", x->n / s);
-	j_real("dirty_mib_per_s", x->n / s / 256);
-	j_num("set_pages", x->now);
-	j_num("ever_pages", x->ever);
+	if (no)
+		j_str(key, NULL);
+	else if (real)
+		j_real(key, val);
+	else
+		j_num(key, val);
+}
+
+static void j_sum(const struct owner *o, bool no, double s)
+{
+	uint64_t e = ever(o);
+
+	j_maybe("dirtied", no, o->n, false);
+	j_maybe("dirty_per_s", no, o->n / s, true);
+	j_maybe("dirty_mib_per_s", no, o->n / s / 256, true);
+	j_maybe("set_pages", no, o->now, false);
+	j_maybe("ever_pages", no && !e, e, false);
+	j_bool("ever_exact", !o->sketch);
 }
 
 static void json(double s, uint64_t ns)
 {
-	size_t i, k, next;
-	struct sum x;
 	struct map m;
 
 	j_open(NULL, '{');
@@ -439,22 +657,26 @@ static void json(double s, uint64_t ns)
 	j_str("source", source);
 	j_num("lost", skel->bss->lost);
 	j_open("vms", '[');
-	for (i = 0; i < used; i = next) {
+	for (size_t i = 0; i < used; i++) {
+		const struct owner *vm = vm_of(i);
+
 		/* Its vCPUs come first, then the VM itself. */
 		j_open(NULL, '{');
-		j_num("vm", sorted[i]->key.tgid);
+		j_num("vm", vm->key.tgid);
+		if (vm->logging < 0)
+			j_str("logging", NULL);
+		else
+			j_bool("logging", vm->logging);
 		j_open("vcpus", '[');
-		for (next = i; sorted[next]->key.vcpu != ALL_VCPUS; next = k) {
-			k = sum(next, &x);
+		for (; &owners[i] < vm; i++) {
 			j_open(NULL, '{');
-			j_num("id", sorted[next]->key.vcpu);
-			j_sum(&x, s);
+			j_num("id", owners[i].key.vcpu);
+			j_sum(&owners[i], !owners[i].n && unseen(vm), s);
 			j_close('}');
 		}
 		j_close(']');
-		k = sum(next, &x);
-		j_sum(&x, s);
-		heat(next, &m);
+		j_sum(vm, unseen(vm), s);
+		heat(vm, &m);
 		j_open("ranges", '[');
 		for (int r = 0; r < m.rows; r++) {
 			if (!m.n[r][m.cols - 1])
@@ -467,7 +689,6 @@ static void json(double s, uint64_t ns)
 		}
 		j_close(']');
 		j_close('}');
-		next = k;
 	}
 	j_close(']');
 	j_close('}');
@@ -492,28 +713,24 @@ static bool in_path(const char *prog)
 
 static int picture(void)
 {
+	const struct owner *best = NULL;
 	uint64_t most = 0;
-	size_t best = used, next;
 	struct map m;
 	FILE *f;
 
 	/* The VM that dirtied most */
-	for (size_t i = 0; i < used; i = next) {
+	for (size_t i = 0; i < used; i++) {
 		uint64_t n = 0;
-		struct sum x;
 
-		next = sum(i, &x);
-		if (sorted[i]->key.vcpu != ALL_VCPUS)
-			continue;
-		for (size_t k = i; k < next; k++)
+		for (int k = 0; k < owners[i].regions; k++)
 			for (int c = 0; c < TIMES; c++)
-				n += sorted[k]->hist[c];
+				n += owners[i].region[k].n[c];
 		if (n > most) {
 			most = n;
-			best = i;
+			best = &owners[i];
 		}
 	}
-	if (best == used)
+	if (!best)
 		return fail(E_VM, "dirty logging is on while a VM migrates",
 			    "no page got dirty, so there is nothing to draw in %s", a.png);
 	heat(best, &m);
@@ -590,7 +807,6 @@ int cmd_dirty(int argc, char **argv)
 		now = clock_ns();
 		ns = now - t;
 		t = now;
-		sort();
 		last = stopped || (a.count && times >= a.count) || vm_ended(a.vm);
 		/* Back to the upper left corner; what is left over below is erased. */
 		if (live)
