@@ -150,7 +150,8 @@ int state_read(struct state *st)
 		return other_version(path, version);
 	}
 	free(path);
-	clock_gettime(CLOCK_MONOTONIC, &ts);
+	/* The clock of since_ns, which goes on while the machine is suspended */
+	clock_gettime(CLOCK_BOOTTIME, &ts);
 	st->read_ns = ts.tv_sec * 1000000000ull + ts.tv_nsec;
 	while ((line = strsep(&buf, "\n"))) {
 		if (!*line)

@@ -498,7 +498,10 @@ static int steer(struct steer_args *a)
 		if (!a->every_ns || clock_ns() < next)
 			continue;
 		show(a, skel);
+		/* What was missed while we were stopped is not made up for. */
 		next += a->every_ns;
+		if (next < clock_ns())
+			next = clock_ns() + a->every_ns;
 	}
 	if (!a->report && nr_vms(a->run.filter.vm) > 0)
 		ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);

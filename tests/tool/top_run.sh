@@ -106,6 +106,59 @@ lines_of_text() {
 	stop_vm
 }
 
+# --- nobody reads, or it is stopped ------------------------------------------------------
+
+stalled() { verdicts tests/tool/top_stall.py $K; }
+
+# --- policies of all tables, and APICv ------------------------------------------------------
+
+# What the last object says of VM $vm: a Python expression of v, the VM, and d, the object
+says() {
+	tail -n 1 "$tmp/top" >"$tmp/last"
+	python3 -c 'import json, sys
+d = json.load(open(sys.argv[1]))
+v = next(v for v in d["vms"] if v["vm"] == int(sys.argv[2]))
+print(v["policies"], v["apicv_inhibited"], d["state_reads"])
+sys.exit(not eval(sys.argv[3]))' "$tmp/last" "$vm" "$1" >"$tmp/out" 2>"$tmp/err"
+}
+
+tables() {
+	start_vm
+	$K top --json 0.5 >"$tmp/top" 2>"$tmp/top.err" &
+	top=$!
+	await longer "$tmp/top" 1
+	for p in stun noop_irq noop_save noop_dirty; do $K -q load $P/$p.bpf.o; done
+	await says 'v["policies"] == {"throttle": "stun", "irq": "noop", "save": "noop", "dirty": "noop"}'
+	ok "top knows the policies of all tables" $?
+	was=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["state_reads"])' "$tmp/last")
+	next 8
+	says "d['state_reads'] == $was"; ok "and does not read the state file while nothing changes" $?
+	run $K top --batch --vm $vm 0.5 1
+	has "^ *$vm vmhold .* stun,irq:noop,save:noop,dirty:noop " "they are named in text"
+	run $K top --batch --filter save:noop 0.5 1
+	has "^ *$vm vmhold " "--filter finds them"
+	run unshare --time --boottime 100000 --fork $K --json list
+	python3 -c 'import json, sys
+sys.exit(not all(p["age_ns"] > 10 ** 14 for p in json.load(open(sys.argv[1]))["policies"]))' "$tmp/out"
+	ok "a policy's age counts what the machine was suspended" $?
+	for p in stun irq:noop save:noop dirty:noop; do $K -q unload $p; done
+	await says 'not any(v["policies"].values())'; ok "and that they are gone" $?
+	kill -INT $top
+	wait $top
+	[ ! -s "$tmp/top.err" ]; ok "top has nothing to complain of" $?
+	stop_vm
+}
+
+# The machine has no AVIC.
+inhibited() {
+	start_vm
+	$K top --json 0.5 3 >"$tmp/top" 2>"$tmp/err"
+	says 'v["apicv_inhibited"] == ["disabled"]'; ok "top says why interrupts take the long way" $?
+	run $K top --batch --vm $vm 0.5 2
+	has "^APICv or AVIC is inhibited (disabled): $vm$" "in text too"
+	stop_vm
+}
+
 # --- what cannot be -----------------------------------------------------------------
 
 refusals() {
@@ -163,6 +216,26 @@ for what, truth, pid, distinct in (("log", sys.argv[2], int(sys.argv[3]), 2100),
     print("ok" if ever == distinct else "bad", "each page counts once in the set:", ever, distinct)
 END
 	verdicts python3 "$tmp/check.py" "$tmp/dirty" "$tmp/truth" $true_vm "$tmp/truth.ring" $ring_vm
+}
+
+# A VM whose dirty pages are not logged
+not_logged() {
+	mkfifo "$tmp/go"
+	build/tests/tool/vmexits 1 1 1 0 0 0 <"$tmp/go" >"$tmp/vm" &
+	vm=$!
+	exec 5>"$tmp/go"
+	await grep -q ready "$tmp/vm"
+	run $K dirty --vm $vm 0.5 1
+	has "^ *$vm *all *- *- *- *-$" "dirty shows - for a VM that is not logged"
+	has "^-: dirty logging is off" "and says why, and what to do"
+	run $K --json dirty --vm $vm 0.5 1
+	has "\"vm\": $vm,\"logging\": false,.*\"dirtied\": null,.*\"ever_pages\": null" "in JSON null"
+	exec 5>&-
+	wait $vm
+	start_vm
+	run $K --json dirty --vm $vm 1 1
+	has "\"vm\": $vm,\"logging\": true,.*\"dirtied\": [1-9]" "and figures for one that is"
+	stop_vm
 }
 
 # --- dirty --png ------------------------------------------------------------------------
