@@ -18,8 +18,7 @@ static __always_inline struct kvm *vm_of(struct file *file)
 		return NULL;
 	bpf_probe_read_kernel_str(name, sizeof(name),
 				  BPF_CORE_READ(file, f_path.dentry, d_name.name));
-	return bpf_strncmp(name, sizeof(name), "kvm-vm") ? NULL :
-							   BPF_CORE_READ(file, private_data);
+	return bpf_strncmp(name, sizeof(name), "kvm-vm") ? NULL : BPF_CORE_READ(file, private_data);
 }
 
 SEC("iter/task_file")

@@ -412,7 +412,8 @@ static void add_entries(void)
 		uint64_t bits = 0, n = 0;
 		struct owner *vm;
 
-		for (next = i; next < nr_entries && !by_place(&entries[i], &entries[next]); next++) {
+		for (next = i; next < nr_entries && !by_place(&entries[i], &entries[next]);
+		     next++) {
 			const struct entry *e = &entries[next];
 
 			add(owner(k->tgid, k->kvm, e->key.vcpu), k->chunk, e->val.bits, e->val.n);
@@ -541,7 +542,7 @@ static void heat(const struct owner *o, struct map *m)
 	m->cols = times < TIMES ? times : TIMES;
 	for (int k = 0; k < o->regions; k++) {
 		uint64_t first = o->region[k].first >> (m->shift - o->shift)
-				 << (m->shift + DIRTY_CHUNK_SHIFT);
+							       << (m->shift + DIRTY_CHUNK_SHIFT);
 
 		if (!m->rows || m->first[m->rows - 1] != first)
 			m->first[m->rows++] = first;

@@ -7,6 +7,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "look.h"
+
 /**
  * struct finding - the outcome of a check
  * @what: was looked at
@@ -182,6 +184,65 @@ static void check_rights(void)
 	     !strstr(line, "[confidentiality]"));
 }
 
+/**
+ * struct inhibited - VMs whose interrupts take the long way for the same reasons
+ * @why: bits of the kernel's enum kvm_apicv_inhibit
+ * @n: how many VMs
+ * @pids: the first of them
+ */
+struct inhibited {
+	uint64_t why;
+	int n;
+	char pids[64];
+};
+
+static struct inhibited inhibited[8];
+
+static int add_inhibited(const struct look_vm *vm, void *arg)
+{
+	struct inhibited *in = inhibited;
+	size_t len;
+
+	(void)arg;
+	if (!vm->inhibits || vm->inhibits == LOOK_UNKNOWN)
+		return 0;
+	while (in < inhibited + ARRAY_SIZE(inhibited) && in->n && in->why != vm->inhibits)
+		in++;
+	if (in == inhibited + ARRAY_SIZE(inhibited))
+		return 0;
+	in->why = vm->inhibits;
+	len = strlen(in->pids);
+	if (in->n++ < 4)
+		snprintf(in->pids + len, sizeof(in->pids) - len, " %u", vm->tgid);
+	return 0;
+}
+
+static const char *inhibited_todo(const char *why)
+{
+	if (strstr(why, "disabled"))
+		return "modprobe kvm-intel enable_apicv=1 or kvm-amd avic=1, if the CPU has it";
+	if (strstr(why, "pit_reinj"))
+		return "in QEMU: -global kvm-pit.lost_tick_policy=discard";
+	if (strstr(why, "hyperv"))
+		return "in QEMU: hv-avic=on, or no hv-synic";
+	return "the guest, or its VMM, asked for what it cannot do";
+}
+
+static void check_apicv(void)
+{
+	vms_look(0, add_inhibited, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(inhibited) && inhibited[i].n; i++) {
+		char *why = str("%s", apicv_text(inhibited[i].why));
+
+		note("APICv or AVIC",
+		     str("inhibited (%s) in %d VM%s:%s%s", why, inhibited[i].n,
+			 inhibited[i].n > 1 ? "s" : "", inhibited[i].pids,
+			 inhibited[i].n > 4 ? " ..." : ""),
+		     inhibited_todo(why), true);
+		free(why);
+	}
+}
+
 int cmd_doctor(int argc, char **argv)
 {
 	static const char doc[] =
@@ -204,6 +265,7 @@ int cmd_doctor(int argc, char **argv)
 	check_modules();
 	check_exit_names();
 	check_figures();
+	check_apicv();
 	check_switch();
 	check_mounts();
 	check_rights();

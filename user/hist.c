@@ -173,7 +173,8 @@ static void collect_irqs(int map, struct rows *rows)
 		if (bpf_map_lookup_elem(map, &key, &v))
 			continue;
 		for (int s = 0; s < IRQ_STATES; s++) {
-			struct row want = { .key = { .reason = s, .vm = key.vm, .vcpu = key.vcpu } };
+			struct row want = { .key = {
+						    .reason = s, .vm = key.vm, .vcpu = key.vcpu } };
 			struct row *r;
 
 			if (!v.came[s])

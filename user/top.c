@@ -214,9 +214,9 @@ static void index_policies(void)
 		const char *name = table >= 0 ? rec_str(&st.rec[i], "policy") : NULL;
 
 		if (name)
-			in_charge[nr_in_charge++] = (struct in_charge){
-				rec_u64(&st.rec[i], "pid"), table, strcmp(name, "-") ? name : NULL
-			};
+			in_charge[nr_in_charge++] =
+				(struct in_charge){ rec_u64(&st.rec[i], "pid"), table,
+						    strcmp(name, "-") ? name : NULL };
 	}
 	qsort(in_charge, nr_in_charge, sizeof(*in_charge), by_pid);
 }

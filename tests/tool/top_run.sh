@@ -156,6 +156,8 @@ inhibited() {
 	says 'v["apicv_inhibited"] == ["disabled"]'; ok "top says why interrupts take the long way" $?
 	run $K top --batch --vm $vm 0.5 2
 	has "^APICv or AVIC is inhibited (disabled): $vm$" "in text too"
+	run $K doctor
+	has "^APICv or AVIC *warning *inhibited (disabled) in 1 VM: $vm .*modprobe" "doctor says so, and what to do"
 	stop_vm
 }
 
