@@ -343,30 +343,22 @@ static const char *reason_name(const struct reason *r)
 
 /* --- rows and columns --------------------------------------------------------- */
 
-enum { COL_VM, COL_NAME, COL_FIRST, COL_LAST = 15, COL_EXITS, COLS_ALL };
+enum { COL_VM, COL_NAME, COL_FIRST, COL_POLICY = 13, COL_LAST = 15, COL_EXITS, COLS_ALL };
 
 static const struct {
 	const char *head;
 	int width; /* negative: flush left */
 } cols[COLS_ALL] = {
-	{ "VM", 8 },
-	{ "NAME", -15 },
-	{ "EXITS/S", 8 },
-	{ "OUT", 6 },
-	{ "HALTED", 6 },
-	{ "READY", 6 },
-	{ "BLOCKED", 7 },
-	{ "DIRTY/S", 8 },
-	{ "MIB/S", 7 },
-	{ "INJ/S", 7 },
-	{ "POST/S", 7 },
-	{ "WAKE/US", 8 },
-	{ "INJECT/US", 9 },
-	{ "POLICY", -24 },
-	{ "ASKS/S", 7 },
-	{ "BLOCKS/S", 8 },
-	{ "TOP EXITS (SHARE OF TIME)", -40 },
+	{ "VM", 8 },	    { "NAME", -15 },   { "EXITS/S", 8 },
+	{ "OUT", 6 },	    { "HALTED", 6 },   { "READY", 6 },
+	{ "BLOCKED", 7 },   { "DIRTY/S", 8 },  { "MIB/S", 7 },
+	{ "INJ/S", 7 },	    { "POST/S", 7 },   { "WAKE/US", 8 },
+	{ "INJECT/US", 9 }, { "POLICY", -12 }, /* at least */
+	{ "ASKS/S", 7 },    { "BLOCKS/S", 8 }, { "TOP EXITS (SHARE OF TIME)", -40 },
 };
+
+/* As the names of those that are shown need */
+static int policy_width;
 
 static int by_sort(const void *x, const void *y)
 {
@@ -437,6 +429,14 @@ static struct row *rows(const struct vms *s, bool all, int *n)
 		if (wanted(&s->vm[i]))
 			vm[nr++] = row(&s->vm[i], NULL);
 	qsort(vm, nr, sizeof(*vm), by_sort);
+	policy_width = -cols[COL_POLICY].width;
+	for (int i = 0; i < nr; i++) {
+		char names[POLICIES_LEN];
+		int len = strlen(policies_of(vm[i].vm, names, sizeof(names)));
+
+		if (len > policy_width)
+			policy_width = len < 48 ? len : 48;
+	}
 	*n = 0;
 	for (int i = 0; i < nr; i++) {
 		const struct vm *m = vm[i].vm;
@@ -510,7 +510,7 @@ static void cell(const struct vms *s, const struct row *r, int col, char *to, si
 	case 12:
 		number(to, size, mean_us(r, F_INJ_NS, F_INJ_N), "%.1f");
 		break;
-	case 13:
+	case COL_POLICY:
 		policies_of(r->vm, names, sizeof(names));
 		snprintf(to, size, "%s", r->v ? "" : *names ? names : "-");
 		break;
@@ -542,7 +542,7 @@ static void line(const struct vms *s, const struct row *r, int skip, char *to, s
 
 	for (int c = 0; c < COLS_ALL && len < size - 1; c++) {
 		char text[160];
-		int w = cols[c].width;
+		int w = c == COL_POLICY ? -policy_width : cols[c].width;
 
 		if (c >= COL_FIRST && c < COL_FIRST + skip)
 			continue;
