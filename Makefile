@@ -24,7 +24,7 @@ Q := @
 say = @printf '  %-7s %s\n'
 endif
 
-all: modules policies tools tests-build
+all: modules policies tools tests-build machine-amd
 
 # Kernel release, source, libbpf, bpftool and QEMU come from $(CONFIG), which
 # setup.sh keeps right; make starts over when it changed.
@@ -71,7 +71,11 @@ $(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
 	$(Q)kernel-patches/check-vermagic.sh $(KREL) $(modules)
 	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
 
-# --- the Intel machine ------------------------------------------------------
+# --- the test machines ------------------------------------------------------
+
+# QEMU with tests/machine/qemu.patch, built once into the cache: $(EMULATOR).
+machine-amd: $(CONFIG)
+	@kernel-patches/setup.sh emulator
 
 # kvm-intel.ko as Bochs wants it.  In a copy of the tree, with its objects, so that the
 # few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
@@ -353,6 +357,7 @@ help:
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
 	@echo 'make test-trixie         build and test on Debian 13, in a folder that mmdebstrap makes (root)'
 	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
+	@echo 'make machine-amd         the QEMU that tests/machine/run takes, with its repairs'
 	@echo 'make machine-intel       what tests/machine/run --machine intel takes: Bochs, a kvm-intel.ko for it'
 	@echo 'make deps                install what the build needs (root), or say what is missing'
 	@echo 'make update              pin the newest Debian kernel and QEMU again'
@@ -365,4 +370,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE

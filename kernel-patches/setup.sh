@@ -9,6 +9,7 @@
 #                                      besides (and install them)
 #   kernel-patches/setup.sh update     pin the newest kernel and QEMU again
 #   kernel-patches/setup.sh selftests  build KVM's selftests too, where CONFIG says
+#   kernel-patches/setup.sh emulator   build the AMD machine's emulator too, likewise
 #   kernel-patches/setup.sh bochs      get the Intel machine's emulator too, likewise
 #   kernel-patches/setup.sh sources    get KVM's part of every linux-source-6.12 that Debian 12
 #                                      and 13 offer; print a line "VERSION FOLDER" for each
@@ -273,6 +274,62 @@ get_qemu() {
 	[ -z "$lost" ] || die "QEMU ${PIN_QEMU#*:} wants libraries that are not installed:" $lost
 }
 
+# What building QEMU takes installed, beside all the rest.
+emulator_packages="ninja-build libglib2.0-dev libattr1-dev python3-venv"
+
+# The AMD machine's emulator: the same QEMU with tests/machine/qemu.patch, and nothing in it
+# that the machine has not.  Firmware is the packaged one's.  Of Debian's source package only
+# what upstream wrote is taken: its own part goes from the mirror with each new revision.
+get_emulator() {
+	local d=$1/apt src=$1/src upstream=${PIN_QEMU#*:} v log=$cache/emulator.log
+	upstream=${upstream%%-*}
+	mkdir -p "$src"
+	# Debian 12 has QEMU 10 in its backports, and meson too: its own is too old.
+	if [ "$codename" = bookworm ]; then
+		apt_folder "$d" bookworm-backports
+	else
+		apt_folder "$d" "$codename" "$codename-security"
+	fi
+	sed -i 's/^deb \(.*\)/&\ndeb-src \1/' "$d/sources.list"
+	apt_options "$d"
+	say APT "ask for QEMU's source"
+	apt-get -qq "${aptopt[@]}" -o Acquire::Languages=none update >&2 ||
+		die "apt-get update failed for the sources in $d/sources.list; is the network up?"
+	v=$(apt-cache "${aptopt[@]}" showsrc --only-source qemu | sed -n 's/^Version: //p' |
+		grep -m1 -F ":$upstream-") ||
+		die "Debian has no source of QEMU $upstream any more" "to pin the newest version: make update"
+	(cd "$d" && apt-get -q "${aptopt[@]}" source --download-only --tar-only "qemu=$v" &&
+	 apt-get -q "${aptopt[@]}" download meson) >"$log" 2>&1 || {
+		tail -n 15 "$log" >&2
+		die "apt-get could not download QEMU's source or meson"
+	}
+	say BUILD "QEMU $upstream with tests/machine/qemu.patch (some 4 minutes on 2 cores; log: $log)"
+	dpkg -x "$d"/meson_*.deb "$1/meson"
+	tar -x -C "$src" --strip-components=1 --no-same-owner --exclude='*/roms/*' -f "$d"/qemu_*.orig.tar.xz
+	mkdir "$1/obj"
+	(patch -d "$src" -p1 --no-backup-if-mismatch <tests/machine/qemu.patch &&
+	  cd "$1/obj" && export PYTHONPATH=$1/meson/usr/lib/python3/dist-packages PYTHONDONTWRITEBYTECODE=1 &&
+	  "$src/configure" --python=/usr/bin/python3 --target-list=x86_64-softmmu --with-devices-x86_64=kvm_ext \
+		--without-default-features --without-default-devices --enable-system --enable-tcg \
+		--enable-virtfs --enable-attr --disable-debug-info --disable-docs --disable-download \
+		--disable-install-blobs --disable-werror &&
+	  ninja -j "$(nproc)" qemu-system-x86_64) >>"$log" 2>&1 </dev/null || {
+		grep -m5 -E 'FAILED|[Ee]rror' "$log" >&2 || tail -n 15 "$log" >&2
+		die "building the AMD machine's QEMU failed (whole log: $log)" \
+		    "with Debian's own, which has the faults that this one has not: tests/machine/run --emulator packaged"
+	}
+	strip -o "$1/qemu" "$1/obj/qemu-system-x86_64"
+	rm -rf "$d" "$src" "$1/obj" "$1/meson"
+	cat >"$1/qemu-system-x86_64" <<-END
+	#!/bin/sh
+	p=$cache/qemu-${PIN_QEMU#*:}-$recipe
+	exec "\$(dirname "\$(readlink -f "\$0")")/qemu" \
+		-L "\$p/usr/share/qemu" -L "\$p/usr/share/seabios" -L "\$p/usr/lib/ipxe/qemu" "\$@"
+	END
+	chmod +x "$1/qemu-system-x86_64"
+	apt_options
+}
+
 # Debian 13's Bochs, what boots its CD, and all that they are linked with: it runs on
 # libraries of its own.  Of no other version, see tests/machine/intel.py.
 get_bochs() {
@@ -370,10 +427,11 @@ trap '[ -z "$tmp" ] || rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 
 apt_options
-[ "${1-}" != deps ] || packages+=" ${*:2}"
+[ "${1-}" != deps ] || packages+=" $emulator_packages ${*:2}"
+[ "${1-}" != emulator ] || packages+=" $emulator_packages"
 if [ "${1-}" = trixie ]; then
 	# What runs there, and what the tests call besides.
-	packages+=" $trixie_packages"
+	packages+=" $trixie_packages $emulator_packages"
 	folder=trixie-$(printf '%s' "$recipe$packages" | sha256sum | cut -c1-8)
 	[ "$(id -u)" = 0 ] || die "a Debian 13 folder can be made and used by root only"
 	(packages=mmdebstrap; check_packages)
@@ -382,7 +440,7 @@ if [ "${1-}" = trixie ]; then
 	exit
 fi
 check_packages
-case ${1:?CONFIG, deps, update, selftests, bochs, sources or trixie} in
+case ${1:?CONFIG, deps, update, selftests, emulator, bochs, sources or trixie} in
 deps) exit ;;
 update) mkdir -p "$cache"; rm -f "$cache/sources-6.12.list"; pin; exit ;;
 sources) mkdir -p "$cache"; sources_of_all; exit ;;
@@ -419,6 +477,13 @@ if [ "$1" = bochs ]; then
 	exit
 fi
 make_dir "qemu-${PIN_QEMU#*:}-$recipe" get_qemu
+# By what it is made of: the version, the patch, how it is built, and by which compiler.
+emulator=emulator-${PIN_QEMU#*:}-$({ declare -f get_emulator; cat tests/machine/qemu.patch; } |
+	sha256sum | cut -c1-8)-$(gcc -dumpfullversion)
+if [ "$1" = emulator ]; then
+	make_dir "$emulator" get_emulator
+	exit
+fi
 
 # The pinned kernel's modules go to build/kmod, where the tests look for them.
 if [ "$KREL" = "$PIN_KREL" ]; then kmod=build/kmod; else kmod=build/kmod-$KREL; fi
@@ -438,6 +503,7 @@ LIBBPF_INC=$cache/$tools_dir/include
 BPFTOOL=$cache/$tools_dir/bpftool
 SELFTESTS=$cache/$selftests_dir
 QEMU=$cache/qemu-${PIN_QEMU#*:}-$recipe/qemu-system-x86_64
+EMULATOR=$cache/$emulator/qemu-system-x86_64
 BOCHS=$cache/bochs-3.0-$recipe
 END
 if cmp -s "$1.$$" "$1"; then rm "$1.$$"; else mv "$1.$$" "$1"; fi

@@ -308,7 +308,9 @@ def stock_cached(machine):
     cfg = config()
     kvm = f"{cfg['KROOT']}/lib/modules/{cfg['KREL']}/kernel/arch/x86/kvm"
     files = [f"{kvm}/{f}" for f in sorted(os.listdir(kvm))]
-    files += [f"{cfg['KROOT']}/boot/vmlinuz-{cfg['KREL']}", cfg["QEMU"] if machine == "amd" else f"{cfg['BOCHS']}/usr/bin/bochs-bin",
+    files += [f"{cfg['KROOT']}/boot/vmlinuz-{cfg['KREL']}",
+              f"{os.path.dirname(cfg['EMULATOR'])}/qemu" if machine == "amd"
+              else f"{cfg['BOCHS']}/usr/bin/bochs-bin",
               PROGRAM, IRQ, __file__,
               *(f"tests/machine/{f}" for f in ("run", "init", "intel.py", f"{machine}.py"))]
     key = hashlib.sha256(machine.encode())

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0
 """The AMD machine: QEMU's emulation of SVM with nested paging.
 
-QEMU 10, because 7.2 with one thread per CPU runs stale translations of code that
-the kernel patches (static keys), and crashes the emulated host within seconds.
+QEMU 10, built from Debian's source with two races repaired (qemu.patch), both still in
+QEMU in 2026, both only with a thread for each CPU:
 
-QEMU 10 has a race of its own, still there in 2026: loading FPU state on any CPU writes
-the flags of the first one (cpu_clear_ignne() in target/i386/tcg), unlocked.  A VMRUN
-there may be left without nested paging, which kills the guest, and the CPU without the
-global interrupt flag, which hangs the host.  So a machine with a thread for each CPU
-gets one CPU more than asked for, its first, and the command runs on the others.
-vm_test has the test for it.
+- Loading FPU state on any CPU writes the flags of the first one, unlocked
+  (cpu_clear_ignne()).  A VMRUN there may be left without nested paging, which kills the
+  guest, and the CPU without the global interrupt flag, which hangs the host.
+- A store to code invalidates its translations before the byte is stored.  A CPU that
+  translates in between keeps the old byte: the kernel patches its text (static keys)
+  and dies of an int3 that is no longer there.
+
+With --emulator packaged it is Debian's own binary, to see them.  vm_test and the host
+test patched-text look for them.
 """
 
+import os
 import socket
+import sys
 
 KVM_MODULE = "kvm-amd"
 KMOD = {}                   # where a module is, other than in KMOD: what to append
@@ -36,22 +41,23 @@ def channel():
 
 
 def cpus(opts):
-    """how many CPUs the emulator has, and which of them the command gets (None: all)"""
-    n = opts.cpus or (1 if opts.icount else 2)
-    if n == 1 or opts.icount or opts.one_thread:
-        return n, None
-    return n + 1, f"1-{n}"
+    """How many CPUs the machine has"""
+    return opts.cpus or (1 if opts.icount else 2)
 
 
 def command(opts, cfg, initrd, console, ports):
     """The emulator's command line and environment; ports: {channel: inherited socket}"""
     krel, kroot = cfg["KREL"], cfg["KROOT"]
+    emulator = cfg["QEMU" if opts.emulator == "packaged" else "EMULATOR"]
+    if not os.path.exists(emulator):
+        print(f"machine: {emulator} is missing; run make machine-amd", file=sys.stderr)
+        sys.exit(125)
     append = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"
     # A busy build machine may keep the emulated timer from ticking when Linux tests it,
     # and have Linux find the TSC unstable: then KVM kicks vCPUs to tell them the time.
     append += " no_timer_check tsc=reliable"
-    args = [cfg["QEMU"], "-nodefaults", "-M", "q35", "-cpu", "max,+svm,+npt",
-            "-smp", str(cpus(opts)[0]), "-m", opts.mem, "-nic", "none", "-display", "none",
+    args = [emulator, "-nodefaults", "-M", "q35", "-cpu", "max,+svm,+npt",
+            "-smp", str(cpus(opts)), "-m", opts.mem, "-nic", "none", "-display", "none",
             "-no-reboot", "-kernel", f"{kroot}/boot/vmlinuz-{krel}", "-initrd", initrd]
     if opts.icount:
         # Time, random numbers and addresses depend on nothing outside.

@@ -44,8 +44,8 @@ def bochs(cfg, program, *args):
 
 
 def cpus(opts):
-    """how many CPUs the emulator has, and which of them the command gets (None: all)"""
-    return opts.cpus or 2, None
+    """How many CPUs the machine has"""
+    return opts.cpus or 2
 
 
 def iso(cfg, tmp, append):
@@ -85,7 +85,7 @@ def command(opts, cfg, initrd, console, ports, model="tigerlake"):
     iso(cfg, tmp, f"{append} {opts.append}".strip())
     megs = int(opts.mem[:-1]) * {"M": 1, "G": 1024}[opts.mem[-1]]
     rc = ["config_interface: textconfig", 'display_library: rfb, options="timeout=0"',
-          f"cpu: model={model}, count={cpus(opts)[0]}, quantum=32, ips=10000000, ignore_bad_msrs=1",
+          f"cpu: model={model}, count={cpus(opts)}, quantum=32, ips=10000000, ignore_bad_msrs=1",
           f"memory: guest={megs}, host={megs}",
           'romimage: file="$BXSHARE/BIOS-bochs-latest", options=fastboot',
           'vgaromimage: file="$BXSHARE/VGABIOS-lgpl-latest"',
