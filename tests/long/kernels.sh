@@ -13,7 +13,7 @@ patches=("$PWD"/kernel-patches/*.patch)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-echo 1..$(($(wc -l <<<"$sources") + 2))
+echo 1..$(($(wc -l <<<"$sources") + 5))
 n=0 failed=0
 result() {
 	n=$((n + 1))
@@ -54,4 +54,32 @@ refused() {
 }
 refused 6.12.117+deb13-rt-amd64 'PREEMPT_RT'
 refused 6.1.0-50-amd64 'not a Debian 6.12 kernel'
+
+# A patch that fits but for the outermost line of context, and one that fits nowhere
+cat >"$tmp/fuzz.patch" <<'END'
+--- a/virt/kvm/Kconfig
++++ b/virt/kvm/Kconfig
+@@ -8,6 +8,7 @@
+        not what stands there
+ 
+ config HAVE_KVM_PFNCACHE
++# one line more
+        bool
+ 
+ config HAVE_KVM_IRQCHIP
+END
+sed 's/PFNCACHE/NOTHING_LIKE_IT/' "$tmp/fuzz.patch" >"$tmp/none.patch"
+. build/config.mk
+log=$(kernel-patches/tree.sh build/config.mk "$tmp/tree" "$tmp/fuzz.patch" 2>&1)
+[ $? = 0 ] && grep -q "WARNING: .*with fuzz 1" <<<"$log" && grep -q '^# one line more' "$tmp/tree/virt/kvm/Kconfig"
+status=$?
+[ $status = 0 ] || sed 's/^/# /' <<<"$log"
+result $status "tree.sh applies a patch with fuzz 1 and says so"
+! log=$(kernel-patches/tree.sh build/config.mk "$tmp/tree" "$tmp/none.patch" 2>&1)
+result $? "tree.sh refuses a patch that needs more"
+
+echo x >"$tmp/x"
+objcopy --add-section .BTF.base="$tmp/x" $KMOD/kvm-amd.ko "$tmp/kvm-amd.ko"
+kernel-patches/check-vermagic.sh "$KREL" $KMOD/kvm-amd.ko && ! log=$(kernel-patches/check-vermagic.sh "$KREL" "$tmp/kvm-amd.ko" 2>&1)
+result $? "a module with .BTF.base, whose types the kernel renumbers, is refused"
 exit $failed
