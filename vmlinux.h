@@ -16997,8 +16997,15 @@ enum kvm_intr_type {
 	KVM_HANDLING_NMI = 2,
 };
 
+enum kvm_irq_answer {
+	KVM_IRQ_OWN = -1,
+};
+
+enum kvm_irq_flags {
+	KVM_IRQ_POSTED = 1,
+};
+
 enum kvm_irq_run {
-	KVM_IRQ_RUN_ON = 0,
 	KVM_IRQ_RUN_PREEMPTED = 1,
 	KVM_IRQ_RUN_HALTED = 2,
 	KVM_IRQ_RUN_OFF = 3,
@@ -17118,6 +17125,13 @@ enum kvm_throttle_event {
 	KVM_THROTTLE_LOG_STOP = 1,
 	KVM_THROTTLE_HARVEST = 2,
 	KVM_THROTTLE_RING_RESET = 3,
+	KVM_THROTTLE_CLEAR = 4,
+};
+
+enum kvm_throttle_pending {
+	KVM_THROTTLE_NOTHING = 0,
+	KVM_THROTTLE_BARRED = 1,
+	KVM_THROTTLE_READY = 2,
 };
 
 enum kvm_x86_run_flags {
@@ -43309,8 +43323,8 @@ struct kvm_irq_ops {
 	u32 flags;
 	char name[32];
 	s32 (*route)(struct kvm *, const struct kvm_irq_ctx *);
-	void (*run)(struct kvm *, struct kvm_vcpu *, u32);
-	s32 (*resteer)(struct kvm *, struct kvm_vcpu *, u32);
+	void (*run)(struct kvm *, struct kvm_vcpu *, u32, u64);
+	s32 (*resteer)(struct kvm *, u32);
 	void (*end)(struct kvm *);
 };
 
@@ -80203,14 +80217,19 @@ struct kvm_throttle_vm {
 	u64 harvests;
 	u64 ring_resets;
 	u64 last_dirty;
+	u64 pages;
+	u64 logged_pages;
+	u32 logged_slots;
 };
 
 struct kvm_irq_vm {
 	struct irq_work kick;
 	struct delayed_work steer;
+	bool queued;
+	long unsigned int left;
+	bool anew;
+	u32 round;
 	struct xarray posted;
-	struct task_struct *steerer;
-	struct kvm_vcpu *pick;
 	u64 last;
 	u64 steers;
 	u64 moved;
@@ -80219,6 +80238,8 @@ struct kvm_irq_vm {
 
 struct kvm_dirty_vm {
 	bool asking;
+	bool refused;
+	u64 missing;
 	u64 harvests;
 	u64 offered;
 	u64 withheld;
@@ -80235,6 +80256,7 @@ struct kvm_ext_vm {
 	struct work_struct work;
 	struct delayed_work judge;
 	struct kvm_ext_policy *caller;
+	pid_t pid;
 	struct kvm_throttle_vm throttle;
 	struct kvm_irq_vm irq;
 	struct kvm_dirty_vm dirty;
@@ -80672,11 +80694,19 @@ struct kvm_ext_table {
 };
 
 struct kvm_throttle_vcpu {
-	atomic_t marks;
+	bool user_mark;
+	u64 mark_seq;
 	u8 source;
 	bool busy;
+	bool earned;
+	bool grace;
+	bool barred;
 	u8 stop;
+	u8 nr_late;
+	u64 late[4];
+	u64 untold;
 	struct rcuwait wait;
+	struct hrtimer timer;
 	local64_t dirty[4];
 	u64 blocks;
 	u64 blocked_ns;
@@ -80685,13 +80715,20 @@ struct kvm_throttle_vcpu {
 	u64 pending;
 	u64 ended[4];
 	u64 until;
+	u64 firm_until;
 	u64 seq;
 	u64 last_ns;
 	u64 last_end;
+	u64 run_ns;
+	u64 grace_from;
+	u64 grace_exits;
+	u64 grace_ns;
 };
 
 struct kvm_irq_vcpu {
 	u64 since;
+	u32 how;
+	u32 round;
 	atomic64_t routed;
 	atomic64_t kept;
 };
@@ -82295,8 +82332,11 @@ struct kvm_throttle_round {
 	u64 now_ns;
 	u64 dirty;
 	u64 npages;
+	u64 logged_pages;
+	u64 vm_pages;
 	u32 slot;
 	u32 event;
+	u32 logged_slots;
 };
 
 struct kvm_throttle_stat {
@@ -83325,7 +83365,7 @@ struct kvm_x86_ops {
 	const struct kvm_x86_nested_ops___2 *nested_ops;
 	void (*vcpu_blocking)(struct kvm_vcpu *);
 	void (*vcpu_unblocking)(struct kvm_vcpu *);
-	int (*pi_update_irte)(struct kvm *, unsigned int, uint32_t, bool);
+	int (*pi_update_irte)(struct kvm *, unsigned int, u32, bool, struct kvm_vcpu *);
 	void (*pi_start_assignment)(struct kvm *);
 	void (*apicv_pre_state_restore)(struct kvm_vcpu *);
 	void (*apicv_post_state_restore)(struct kvm_vcpu *);
@@ -119514,7 +119554,10 @@ struct trace_event_raw_kvm_throttle_round {
 	u32 slot;
 	u64 dirty;
 	u64 npages;
+	u64 logged_pages;
+	u64 vm_pages;
 	u32 event;
+	u32 logged_slots;
 	char __data[0];
 };
 

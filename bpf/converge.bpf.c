@@ -112,7 +112,7 @@ static __always_inline u64 written(const struct kvm_throttle_stat *stat)
 /* Take note of what each vCPU dirtied in the last @ns */
 static __noinline void take_stock(struct kvm *kvm, struct vm *vm, u64 ns)
 {
-	struct kvm_throttle_stat stat;
+	struct kvm_throttle_stat stat = {};
 	u32 i;
 
 	vm->sum = 0;
@@ -133,7 +133,7 @@ static __noinline void take_stock(struct kvm *kvm, struct vm *vm, u64 ns)
 
 static void set_price(struct kvm *kvm, struct vm *vm, u32 i, u64 page_ns)
 {
-	struct kvm_throttle_stat stat;
+	struct kvm_throttle_stat stat = {};
 	struct vcpu *v;
 
 	if (i >= MAX_VCPUS)
@@ -302,11 +302,6 @@ void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *
 	u64 key = (u64)kvm;
 	struct vm *vm;
 
-	if (ev->event == KVM_THROTTLE_LOG_STOP && !ev->npages) {
-		bpf_map_delete_elem(&vms, &key);
-		return;
-	}
-
 	vm = rounds_vm(&vms, kvm, &fresh);
 	if (!vm)
 		return;
@@ -314,7 +309,7 @@ void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *
 	switch (ev->event) {
 	case KVM_THROTTLE_LOG_START:
 	case KVM_THROTTLE_LOG_STOP:
-		if (rounds_log(&vm->rounds, ev)) {
+		if (rounds_over(ev)) {
 			release(kvm, vm);
 			bpf_map_delete_elem(&vms, &key);
 		}
@@ -334,7 +329,7 @@ s64 BPF_PROG(converge_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	u32 i = vcpu->vcpu_idx;
 	u64 now = bpf_ktime_get_ns(), pages, price, took;
-	struct kvm_throttle_stat stat;
+	struct kvm_throttle_stat stat = {};
 	u64 key = (u64)kvm;
 	struct vcpu *v;
 	struct vm *vm;
@@ -366,10 +361,19 @@ s64 BPF_PROG(converge_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return v->due_ns - now;
 }
 
+SEC("struct_ops/end")
+void BPF_PROG(converge_end, struct kvm *kvm)
+{
+	u64 key = (u64)kvm;
+
+	bpf_map_delete_elem(&vms, &key);
+}
+
 KVMEXT_ABOUT("makes live migration converge at the cost of the fewest vCPUs")
 SEC(".struct_ops.link")
 struct kvm_throttle_ops converge = {
 	.name = "converge",
 	.block = (void *)converge_block,
 	.round = (void *)converge_round,
+	.end = (void *)converge_end,
 };

@@ -101,13 +101,13 @@
 /* May be called in every op of kvm_throttle_ops. */
 extern int kvm_throttle_mark(volatile struct kvm *kvm, u32 vcpu_idx, bool on) __ksym;
 extern int kvm_throttle_stat(volatile struct kvm *kvm, u32 vcpu_idx,
-			     struct kvm_throttle_stat *stat__uninit) __ksym;
+			     struct kvm_throttle_stat *stat) __ksym;
 extern u32 kvm_throttle_nr_vcpus(volatile struct kvm *kvm) __ksym;
 extern void kvm_throttle_error(volatile struct kvm *kvm, s64 code, const char *msg__str) __ksym;
 
 /* May be called in route() of kvm_irq_ops. */
 extern int kvm_irq_look(const struct kvm_irq_ctx *ctx, u32 i,
-			struct kvm_irq_candidate *c__uninit) __ksym;
+			struct kvm_irq_candidate *c) __ksym;
 extern void kvm_irq_error(const struct kvm_irq_ctx *ctx, s64 code, const char *msg__str) __ksym;
 
 /* May be called in harvest() of kvm_dirty_ops; the first only where it may sleep. */

@@ -43,7 +43,7 @@ static long spin(u32 i, void *ctx)
 SEC("struct_ops/dirtied")
 void BPF_PROG(misbehave_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
 {
-	struct kvm_throttle_stat stat;
+	struct kvm_throttle_stat stat = {};
 	u32 i;
 
 	__sync_fetch_and_add(&dirtied_calls, 1);

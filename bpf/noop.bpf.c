@@ -28,6 +28,11 @@ void BPF_PROG(noop_round, struct kvm *kvm, const struct kvm_throttle_round *roun
 	__sync_fetch_and_add(&rounds, 1);
 }
 
+SEC("struct_ops/end")
+void BPF_PROG(noop_end, struct kvm *kvm)
+{
+}
+
 KVMEXT_ABOUT("does nothing: the cost of an attached table, and a place to start from")
 SEC(".struct_ops.link")
 struct kvm_throttle_ops noop = {
@@ -35,4 +40,5 @@ struct kvm_throttle_ops noop = {
 	.dirtied = (void *)noop_dirtied,
 	.block = (void *)noop_block,
 	.round = (void *)noop_round,
+	.end = (void *)noop_end,
 };

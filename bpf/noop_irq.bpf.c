@@ -18,12 +18,12 @@ s32 BPF_PROG(noop_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 }
 
 SEC("struct_ops/run")
-void BPF_PROG(noop_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+void BPF_PROG(noop_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how, u64 off_ns)
 {
 }
 
 SEC("struct_ops/resteer")
-s32 BPF_PROG(noop_resteer, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+s32 BPF_PROG(noop_resteer, struct kvm *kvm, u32 left)
 {
 	return 0;
 }

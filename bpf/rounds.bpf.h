@@ -13,7 +13,6 @@
 
 /**
  * struct rounds - one per VM, in a map
- * @logging: memslots with a dirty log, as far as seen
  * @slot: the one whose harvest begins a round
  * @npages: its size, pages
  * @round: rounds begun since logging began; 0: none yet
@@ -23,7 +22,6 @@
  * @last_ns: how long the round before took
  */
 struct rounds {
-	s32 logging;
 	u32 slot;
 	u64 npages;
 	u64 round;
@@ -54,14 +52,14 @@ static __always_inline void *rounds_vm(void *map, struct kvm *kvm, const void *f
 }
 
 /**
- * rounds_log - take in one KVM_THROTTLE_LOG_START or KVM_THROTTLE_LOG_STOP event
+ * rounds_over - whether with this event nothing is logged any more
  *
- * Return: true if nothing is logged any more.
+ * A guest that moves a BAR of memory turns one memslot's log off and on; what
+ * is logged in all says whether that was the last.
  */
-static __always_inline bool rounds_log(struct rounds *r, const struct kvm_throttle_round *ev)
+static __always_inline bool rounds_over(const struct kvm_throttle_round *ev)
 {
-	r->logging += ev->event == KVM_THROTTLE_LOG_START ? 1 : -1;
-	return r->logging <= 0;
+	return ev->event == KVM_THROTTLE_LOG_STOP && !ev->logged_slots;
 }
 
 /**

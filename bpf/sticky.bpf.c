@@ -36,9 +36,12 @@ s32 BPF_PROG(sticky_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 		return last;
 	}
 
+	/* From KVM's choice on, which is another for each vector: so sources do not pile up */
 	bpf_for(i, 0, irq->nr) {
-		if (!kvm_irq_look(irq, i, &c) && c.state & IRQ_RUNS) {
-			to = i;
+		u32 at = (i + (irq->own >= 0 ? irq->own : 0)) % irq->nr;
+
+		if (!kvm_irq_look(irq, at, &c) && c.state & IRQ_RUNS) {
+			to = at;
 			break;
 		}
 	}
@@ -60,9 +63,9 @@ s32 BPF_PROG(sticky_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 }
 
 SEC("struct_ops/resteer")
-s32 BPF_PROG(sticky_resteer, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+s32 BPF_PROG(sticky_resteer, struct kvm *kvm, u32 left)
 {
-	return how == KVM_IRQ_RUN_PREEMPTED;
+	return left >> KVM_IRQ_RUN_PREEMPTED & 1;
 }
 
 SEC("struct_ops/end")

@@ -52,11 +52,6 @@ void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *e
 	struct vm *vm;
 	u32 i;
 
-	if (ev->event == KVM_THROTTLE_LOG_STOP && !ev->npages) {
-		bpf_map_delete_elem(&vms, &key);
-		return;
-	}
-
 	vm = rounds_vm(&vms, kvm, &fresh);
 	if (!vm)
 		return;
@@ -64,7 +59,7 @@ void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *e
 	switch (ev->event) {
 	case KVM_THROTTLE_LOG_START:
 	case KVM_THROTTLE_LOG_STOP:
-		if (rounds_log(&vm->rounds, ev)) {
+		if (rounds_over(ev)) {
 			bpf_for(i, 0, kvm_throttle_nr_vcpus(kvm))
 				kvm_throttle_mark(kvm, i, false);
 			bpf_map_delete_elem(&vms, &key);
@@ -76,11 +71,14 @@ void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *e
 		/* The second round is the first that can be too much */
 		harder |= vm->rounds.round == 2 && !vm->share;
 		break;
-	default:
+	case KVM_THROTTLE_RING_RESET:
 		/* A dirty ring shows no rounds: raise it every two seconds */
 		if (!vm->step_ns)
 			vm->step_ns = ev->now_ns;
 		harder = ev->now_ns - vm->step_ns > 2000000000ULL;
+		break;
+	default:
+		return;
 	}
 	if (!harder)
 		return;
@@ -99,7 +97,7 @@ s64 BPF_PROG(uniform_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 {
 	u32 i = vcpu->vcpu_idx;
 	u64 now = bpf_ktime_get_ns(), ran, ns;
-	struct kvm_throttle_stat stat;
+	struct kvm_throttle_stat stat = {};
 	u64 key = (u64)kvm;
 	struct vm *vm;
 	u32 share;
@@ -122,10 +120,19 @@ s64 BPF_PROG(uniform_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return ns;
 }
 
+SEC("struct_ops/end")
+void BPF_PROG(uniform_end, struct kvm *kvm)
+{
+	u64 key = (u64)kvm;
+
+	bpf_map_delete_elem(&vms, &key);
+}
+
 KVMEXT_ABOUT("blocks every vCPU alike, harder each round, as auto-converge does")
 SEC(".struct_ops.link")
 struct kvm_throttle_ops uniform = {
 	.name = "uniform",
 	.block = (void *)uniform_block,
 	.round = (void *)uniform_round,
+	.end = (void *)uniform_end,
 };

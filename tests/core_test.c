@@ -843,16 +843,16 @@ static void *burner(void *arg)
 }
 
 /*
- * An error raised where a runqueue is locked and IRQs are off: KVM notes there
- * that the vCPU was preempted, which dirties the page of its steal time.
+ * KVM notes that a vCPU was preempted where a runqueue is locked and IRQs are off,
+ * which dirties the page of its steal time.  No program runs there: the policy is
+ * told when the vCPU is back, and may give up then.
  */
-TEST_F(core, error_exit_irqs_off)
+TEST_F(core, nothing_runs_with_the_runqueue_locked)
 {
 	struct probe *a = &self->a;
 	pthread_t burn;
 	cpu_set_t cpus;
 	char dump[256];
-	int off = 0;
 
 	ASSERT_EQ(0, cpu_steal(self->cpu, PAGES - 1));
 	ASSERT_EQ(0, probe_up(a, "errs", self->pid, F_ANY_VCPU));
@@ -865,7 +865,7 @@ TEST_F(core, error_exit_irqs_off)
 	ASSERT_EQ(0, pthread_create(&burn, NULL, burner, self));
 	pthread_setaffinity_np(self->cpu->thread, sizeof(cpus), &cpus);
 	pthread_setaffinity_np(burn, sizeof(cpus), &cpus);
-	for (int i = 0; i < 20 && !off; i++) {
+	for (int i = 0; i < 10; i++) {
 		if (i)
 			ASSERT_EQ(0, ext_update(a->link, a->ops));
 		a->k->error_ops = PROBE_IN_DIRTIED;
@@ -877,9 +877,8 @@ TEST_F(core, error_exit_irqs_off)
 		EXPECT_TRUE(policy_is("errs", "ejected"));
 		EXPECT_EQ(5, policy_num("errs", "code"));
 		ext_get("policy", "name=errs", "dump", dump, sizeof(dump));
-		off += !!strstr(dump, "irqs=off");
+		EXPECT_NE(NULL, strstr(dump, "irqs=on"));
 	}
-	EXPECT_EQ(1, off);
 	TH_LOG("dump: %s", dump);
 	self->quit = true;
 	pthread_join(burn, NULL);

@@ -31,7 +31,7 @@
 
 /* As in kvm.ko; user programs have no vmlinux.h. */
 enum { DIRTY_WRITE_FAULT, DIRTY_PML, DIRTY_MAP, DIRTY_HOST };
-enum { LOG_START, LOG_STOP, HARVEST, RING_RESET };
+enum { LOG_START, LOG_STOP, HARVEST, RING_RESET, CLEAR };
 #define F_ANY_VCPU 1
 
 /* The head of struct kvm_throttle_ops as a policy object has it. */
@@ -42,6 +42,7 @@ struct ops_head {
 	struct bpf_program *dirtied;
 	struct bpf_program *block;
 	struct bpf_program *round;
+	struct bpf_program *end;
 };
 
 #define MS 1000000ULL

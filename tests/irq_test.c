@@ -434,7 +434,7 @@ TEST_F_TIMEOUT(irq, states, 100)
 		EXPECT_EQ(0, self->p.c->state[3]);
 	}
 	EXPECT_EQ(IN_GUEST | LOADED, all & (IN_GUEST | LOADED));
-	EXPECT_NE(0, self->p.c->since_ns[0]);
+	/* 0 while it never left its CPU */
 	EXPECT_LT(self->p.c->since_ns[0], now_ns());
 	EXPECT_LE(0, self->p.c->cpu[0]);
 
@@ -453,8 +453,8 @@ TEST_F_TIMEOUT(irq, states, 100)
 	/* And it is not moved: 2 takes it when it runs. */
 	ASSERT_EQ(0, spin(self, 2));
 	EXPECT_TRUE(WAIT(cpu[2].box->irqs, 10000));
-	EXPECT_LT(0, self->p.c->runs[0]);
 	EXPECT_LT(0, self->p.c->runs[2]);
+	EXPECT_EQ(0, self->p.c->off_wrong);
 }
 
 /*
@@ -507,6 +507,97 @@ TEST_F_TIMEOUT(irq, preempted, 100)
 		EXPECT_GT(now_ns(), self->p.c->since_ns[0]);
 	}
 	EXPECT_LE(20, self->p.c->runs[1]);
+	EXPECT_EQ(0, self->p.c->off_wrong);
+	EXPECT_LT(0, self->p.c->away_ns[0]);
+	EXPECT_GT(1000 * MS, self->p.c->away_ns[0]);
+}
+
+/* --- when a policy is told ---------------------------------------------------- */
+
+/* run() is for threads that left their CPU, not for each trip to user space. */
+TEST_F_TIMEOUT(irq, trips_are_not_told, 100)
+{
+	uint64_t was = 0, told = 0;
+
+	for (int i = 0; i < 4; i++)
+		was += self->p.c->runs[i];
+	for (int i = 0; i < 500; i++)
+		ASSERT_EQ(0, cpu_do(&self->vm.cpu[0], OP_NOP, 0, 0));
+	for (int i = 0; i < 4; i++)
+		told += self->p.c->runs[i];
+	EXPECT_GT(250, told - was);
+	EXPECT_EQ(0, self->p.c->off_wrong);
+}
+
+/* No op is called with a run queue's lock held: one that wakes would hang the host. */
+TEST_F_TIMEOUT(irq, run_may_wake, 100)
+{
+	volatile uint64_t *woken;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, irq_attach("bpf/irq_wake.bpf.o", self->pid, &obj, &link))
+	{
+		TH_LOG("%s", ext_log);
+	}
+	woken = ext_variable(obj, ".bss", "woken");
+	ASSERT_NE(NULL, woken);
+	for (int i = 0; i < CPUS; i++)
+		ASSERT_EQ(0, spin(self, i));
+	EXPECT_TRUE(WAIT(*woken >= 100, 20000));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
+}
+
+static bool map_empty(struct bpf_object *obj, const char *name)
+{
+	uint64_t key[2];
+
+	return bpf_map__get_next_key(bpf_object__find_map_by_name(obj, name), NULL, key,
+				     sizeof(key[0])) == -ENOENT;
+}
+
+/* Not a word after end(), though the vCPUs of a VM that ends are loaded and put. */
+TEST_F_TIMEOUT(irq, nothing_after_the_end, 100)
+{
+	struct bpf_object *obj = NULL;
+	struct bpf_link *link = NULL;
+	uint64_t ends;
+
+	irq_probe_off(&self->p);
+	vm_free(&self->vm);
+	for (int pass = 0; pass < 2; pass++) {
+		ASSERT_EQ(0, pass ? irq_attach("../bpf/run_first.bpf.o", 0, &obj, &link) :
+				    irq_probe_on(&self->p, 0));
+		ends = pass ? 0 : self->p.c->ends;
+		for (int i = 0; i < 10; i++) {
+			if (!pass)
+				self->p.c->ended = 0;
+			ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP | VM_SHARED));
+			ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+			ASSERT_EQ(0, halt_all(self));
+			sleep_ms(20);
+			for (int c = 0; c < CPUS; c++)
+				ASSERT_EQ(0, end(&self->vm.cpu[c]));
+			vm_free(&self->vm);
+			if (!pass)
+				EXPECT_EQ(i + 1, self->p.c->ends - ends);
+		}
+		if (pass) {
+			EXPECT_TRUE(map_empty(obj, "lines"));
+			EXPECT_TRUE(map_empty(obj, "vms"));
+			bpf_link__destroy(link);
+			bpf_object__close(obj);
+		} else {
+			EXPECT_LT(0, self->p.c->runs[2]);
+			EXPECT_EQ(0, self->p.c->late);
+			irq_probe_off(&self->p);
+		}
+	}
+	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP | VM_SHARED));
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 }
 
 TEST_F_TIMEOUT(irq, own_choice, 100)
@@ -581,6 +672,7 @@ TEST_F_TIMEOUT(irq, wrong_answers_eject, 100)
 TEST_F_TIMEOUT(irq, gives_up, 100)
 {
 	struct kind k = { .via = IRQFD, .dest = 6, .logical = 1, .lowest = 1 };
+	char dump[256];
 
 	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
 	ASSERT_EQ(0, halt_all(self));
@@ -591,6 +683,9 @@ TEST_F_TIMEOUT(irq, gives_up, 100)
 	EXPECT_TRUE(policy_has("irq_probe", "kind", "policy"));
 	EXPECT_EQ(7, policy_num("irq_probe", "code"));
 	EXPECT_TRUE(policy_has("irq_probe", "msg", "irq_probe: the first error"));
+	/* An eventfd's waiters are told with IRQs off. */
+	ext_get("policy", "name=irq_probe", "dump", dump, sizeof(dump));
+	EXPECT_NE(NULL, strstr(dump, "irqs=off"));
 }
 
 static bool on_machine(const char *name)
@@ -889,12 +984,7 @@ TEST_F_TIMEOUT(irq, vm_killed, 100)
 	EXPECT_TRUE(policy_is("run_first", "active"));
 	EXPECT_EQ(0, policy_num("run_first", "invalid"));
 	/* It forgot them: nothing of them is in its maps. */
-	EXPECT_TRUE(WAIT(({
-				 uint64_t key[2];
-				 struct bpf_map *map = bpf_object__find_map_by_name(obj, "lines");
-				 bpf_map__get_next_key(map, NULL, key, sizeof(key)) == -ENOENT;
-			 }),
-			 5000));
+	EXPECT_TRUE(WAIT(map_empty(obj, "lines") && map_empty(obj, "vms"), 5000));
 	bpf_link__destroy(link);
 	bpf_object__close(obj);
 	ASSERT_EQ(0, vm_create(&self->vm, CPUS, 16, VM_IRQCHIP | VM_SHARED));
@@ -966,6 +1056,137 @@ TEST_F_TIMEOUT(irq, shipped_policies, 100)
 	EXPECT_EQ(100, fire_policy(self, "../bpf/spread.bpf.o", 100, &moves));
 	EXPECT_EQ(99, moves);
 
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
+}
+
+static int map_entries(struct bpf_object *obj, const char *name)
+{
+	struct bpf_map *map = bpf_object__find_map_by_name(obj, name);
+	uint64_t key, *at = NULL;
+	int n = 0;
+
+	while (!bpf_map__get_next_key(map, at, &key, sizeof(key))) {
+		at = &key;
+		n++;
+	}
+	return n;
+}
+
+/* One guest has more sources than there could be room for; the other one's are known all the same. */
+TEST_F_TIMEOUT(irq, one_guest_fills_no_map, 100)
+{
+	static const char *const name[] = { "spread", "sticky", "run_first" };
+	struct kind k = { .dest = 0xf, .logical = 1, .lowest = 1 };
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	char path[64];
+	struct vm bad;
+	int sources;
+
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	ASSERT_EQ(0, halt_all(self));
+	for (int p = 0; p < 3; p++) {
+		snprintf(path, sizeof(path), "../bpf/%s.bpf.o", name[p]);
+		ASSERT_EQ(0, irq_attach(path, 0, &obj, &link));
+		ASSERT_EQ(0, vm_create(&bad, CPUS, 16, VM_IRQCHIP | VM_SHARED));
+		ASSERT_EQ(0, apics(&bad, FLAT, 0));
+		sources = 0;
+		/* Any two of the four or more; not the vectors that are counted below */
+		for (unsigned int dest = 3; dest < 255; dest++) {
+			if (__builtin_popcount(dest & 0xf) < 2)
+				continue;
+			for (int vector = 0x50; vector < 0xb8; vector++) {
+				struct kvm_msi msi = msi_of((struct kind){
+					.dest = dest, .logical = 1, .lowest = 1 });
+
+				msi.data = vector | 1 << 8;
+				ASSERT_LE(0, vm_ioctl(bad.fd, KVM_SIGNAL_MSI, &msi));
+				sources++;
+			}
+		}
+		EXPECT_LE(16384, sources);
+		EXPECT_GE(2, map_entries(obj, "lines"));
+		EXPECT_EQ(40, fire(self, k, 40, 1));
+		EXPECT_EQ(2, map_entries(obj, "lines"));
+		/* In turn, or all to one; KVM's own choice is one as well, but another here */
+		if (p == 0) {
+			for (int i = 0; i < CPUS; i++)
+				EXPECT_EQ(10, got(self, i));
+		}
+		vm_free(&bad);
+		EXPECT_EQ(1, map_entries(obj, "lines"));
+		bpf_link__destroy(link);
+		bpf_object__close(obj);
+	}
+	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
+}
+
+/* A CPU that the vCPUs may not have, for who sends: it is to preempt none.  False if there is none. */
+static bool aside(void)
+{
+	cpu_set_t all, set;
+
+	sched_getaffinity(getppid(), sizeof(all), &all);
+	for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
+		CPU_ZERO(&set);
+		CPU_SET(cpu, &set);
+		if (!CPU_ISSET(cpu, &all))
+			return !sched_setaffinity(0, sizeof(set), &set);
+	}
+	return false;
+}
+
+/* When one vCPU alone ran all sources went to it; when others run as well they are shared out. */
+TEST_F_TIMEOUT(irq, sources_do_not_pile_up, 100)
+{
+	enum { SOURCES = 4, N = 200 };
+	struct kvm_msi msi = msi_of((struct kind){ .dest = 6, .logical = 1, .lowest = 1 });
+	uint64_t had[2][SOURCES], to[2], all;
+	struct bpf_object *obj;
+	struct bpf_link *link;
+
+	if (!nth_cpu(1) || !aside())
+		SKIP(return, "no CPU for who sends beside those of two vCPUs");
+	irq_probe_off(&self->p);
+	ASSERT_EQ(0, apics(&self->vm, FLAT, 0));
+	for (int v = 1; v < SOURCES; v++)
+		irq_gate(&self->vm, VM_VECTOR + v, guest_xapic);
+	self->vm.cpu[1].where = nth_cpu(0);
+	self->vm.cpu[2].where = nth_cpu(1);
+	ASSERT_EQ(0, irq_attach("../bpf/run_first.bpf.o", self->pid, &obj, &link));
+	for (int both = 0; both < 2; both++) {
+		ASSERT_EQ(0, spin(self, both + 1));
+		for (int pass = 0; pass < 2; pass++) {
+			for (int v = 0; v < SOURCES; v++)
+				for (int i = 0; i < 2; i++)
+					had[i][v] = self->accepted[i + 1][VM_VECTOR + v];
+			for (int i = 0; i < N * SOURCES; i++) {
+				uint64_t irqs = taken(self);
+
+				msi.data = (VM_VECTOR + i % SOURCES) | 1 << 8;
+				ASSERT_LE(0, vm_ioctl(self->vm.fd, KVM_SIGNAL_MSI, &msi));
+				ASSERT_TRUE(WAIT(taken(self) > irqs, 10000));
+			}
+		}
+		all = to[0] = to[1] = 0;
+		for (int i = 0; i < 2; i++)
+			for (int v = 0; v < SOURCES; v++)
+				to[i] += self->accepted[i + 1][VM_VECTOR + v] - had[i][v];
+		all = to[0] + to[1];
+		TH_LOG("%d vCPUs run: %llu and %llu of %llu", both + 1, (unsigned long long)to[0],
+		       (unsigned long long)to[1], (unsigned long long)all);
+		EXPECT_EQ(N * SOURCES, all);
+		if (!both) {
+			EXPECT_LE(all * 95 / 100, to[0]);
+		} else {
+			EXPECT_LE(all / 4, to[0]);
+			EXPECT_LE(all / 4, to[1]);
+		}
+	}
+	EXPECT_EQ(0, policy_num("run_first", "invalid"));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
 	ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 }
 

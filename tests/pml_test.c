@@ -96,8 +96,11 @@ TEST_F(pml, at_most_a_log_late)
 	EXPECT_EQ(PAGES, harvest(&self->vm));
 }
 
-/* How many pages vCPU 0 writes in half a second of the clock, harvested all the while */
-static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * self)
+/*
+ * How many pages vCPU 0 writes in half a second of the clock, harvested all the while; with
+ * an interrupt each 5 ms if @irqs.
+ */
+static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * self, bool irqs)
 {
 	struct vm_cpu *cpu = self->cpu;
 	uint64_t end, before;
@@ -110,6 +113,8 @@ static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * se
 	while (now_ns() < end) {
 		sleep_ms(5);
 		EXPECT_LE(0, harvest(&self->vm));
+		if (irqs)
+			EXPECT_LE(0, vm_msi(&self->vm, 0, true));
 	}
 	before = cpu->box->progress - before;
 	ASSERT_EQ(0, cpu_stop(cpu));
@@ -121,12 +126,12 @@ TEST_F(pml, a_stream_is_throttled)
 {
 	uint64_t free, held, blocked, t;
 
-	free = stream(_metadata, self);
+	free = stream(_metadata, self, false);
 	EXPECT_EQ(0, self->p.c->asks);
 	self->p.k->answer = 100 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	t = now_ns();
-	held = stream(_metadata, self);
+	held = stream(_metadata, self, false);
 	t = now_ns() - t;
 	blocked = vcpu_num(self->pid, 0, "blocked_ns");
 	TH_LOG("%llu pages free, %llu throttled; blocked %llu of %llu ms, %llu asks, %lld times kicked",
@@ -137,6 +142,29 @@ TEST_F(pml, a_stream_is_throttled)
 	EXPECT_GT(free / 3, held);
 	/* One may come between a request and its block. */
 	EXPECT_GE(2, vcpu_num(self->pid, 0, "ended_kick"));
+}
+
+/* What an interrupt cuts off of a block comes after it, not after the next 512 pages. */
+TEST_F(pml, interrupts_do_not_free_a_stream)
+{
+	uint64_t free, quiet, busy, nmis, blocked;
+
+	free = stream(_metadata, self, false);
+	self->p.k->answer = 100 * MS;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	quiet = stream(_metadata, self, false);
+	nmis = self->cpu->box->nmis;
+	blocked = vcpu_num(self->pid, 0, "blocked_ns");
+	busy = stream(_metadata, self, true);
+	nmis = self->cpu->box->nmis - nmis;
+	blocked = vcpu_num(self->pid, 0, "blocked_ns") - blocked;
+	TH_LOG("%llu pages free, %llu with no interrupts, %llu with %llu of them; %lld times kicked, blocked for %llu ms",
+	       free, quiet, busy, nmis, vcpu_num(self->pid, 0, "ended_kick"), blocked / MS);
+	/* They did come, and within a block. */
+	EXPECT_LE(50, nmis);
+	EXPECT_LE(30, vcpu_num(self->pid, 0, "ended_kick"));
+	EXPECT_LE(250 * MS, blocked);
+	EXPECT_GE(quiet * 3 / 2, busy);
 }
 
 /* What is posted to a vCPU ends its block: nothing exits for it. */
@@ -161,14 +189,16 @@ TEST_F(pml, a_posted_interrupt_ends_a_block)
 		if (!cpu->finished) {
 			t = now_ns();
 			ASSERT_EQ(1, vm_msi(&self->vm, 0, false));
-			ASSERT_EQ(0, cpu_join(cpu));
+			/* The block goes on once the guest has it. */
+			ASSERT_TRUE(WAIT(cpu->box->irqs, 5000));
 			t = now_ns() - t;
+			ASSERT_EQ(0, cpu_join(cpu));
 			break;
 		}
 		ASSERT_EQ(0, cpu_join(cpu));
 	}
 	ASSERT_NE(0, t);
-	TH_LOG("%llu us from the interrupt to the op's end", t / 1000);
+	TH_LOG("%llu us until the guest has the interrupt", t / 1000);
 	EXPECT_GT(60 * MS, t);
 	EXPECT_EQ(1, cpu->box->irqs);
 	EXPECT_LE(1, vcpu_num(self->pid, 0, "ended_kick"));

@@ -156,6 +156,33 @@ TEST_F(throttle, only_writes_of_marked_vcpus)
 	EXPECT_EQ(60, harvest(&self->vm));
 }
 
+/* The CPU's walk of the guest's page tables writes there, also for a read. */
+TEST_F(throttle, a_read_through_logged_page_tables_does_not_block)
+{
+	uint64_t *pdpt = self->vm.low + VM_PDPT, *pd = self->vm.mem + 9 * VM_PAGE / 8;
+
+	/* The memory once more, at 1 GiB, by a table in the memory itself. */
+	pd[0] = VM_MEM | 0xe3;
+	pdpt[1] = (VM_MEM + 9 * VM_PAGE) | 0x23;
+	self->p.k->answer = 20 * MS;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_READ, ((1UL << 30) - VM_MEM) / VM_PAGE, 5));
+	/* It is dirty, as the CPU may have set a bit there. */
+	ASSERT_EQ(1, harvest(&self->vm));
+	EXPECT_EQ(1UL << 9, self->vm.bitmap[0]);
+	TH_LOG("map %lld, pml %lld", stat_of(self, 0, "dirty_map"), stat_of(self, 0, "dirty_pml"));
+	EXPECT_EQ(0, stat_of(self, 0, "dirty_write"));
+	/* The CPU's log does not tell a walk from a write. */
+	if (vm_pml())
+		return;
+	EXPECT_EQ(1, self->p.c->dirtied[DIRTY_MAP]);
+	EXPECT_EQ(0, self->p.c->asks);
+	EXPECT_EQ(0, stat_of(self, 0, "blocks"));
+	/* A write through them does. */
+	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, ((1UL << 30) - VM_MEM) / VM_PAGE, 1));
+	EXPECT_EQ(1, self->p.c->asks);
+}
+
 TEST_F(throttle, answer_zero_is_no_block)
 {
 	struct vm_cpu *cpu = self->cpu;
@@ -190,6 +217,51 @@ TEST_F(throttle, policy_marks)
 	EXPECT_EQ(0, stat_of(self, 1, "marked"));
 	ASSERT_EQ(0, cpu_do(&cpu[1], OP_WRITE, 1, 1));
 	EXPECT_EQ(1, self->p.c->asks);
+}
+
+/* Marks go with the policy that made them, also where another takes its place at once. */
+TEST_F(throttle, marks_are_their_policys)
+{
+	struct vm_cpu *cpu = self->cpu;
+	struct probe other;
+
+	ASSERT_EQ(0, probe_load(&other, "other", self->pid, 0, PROBE_ALL));
+	other.k->answer = 20 * MS;
+	self->p.k->answer = 5 * MS;
+	self->p.k->mark = 3;
+	ASSERT_EQ(0, harvest(&self->vm));
+	EXPECT_EQ(1, stat_of(self, 0, "marked"));
+	EXPECT_EQ(1, stat_of(self, 1, "marked"));
+	/* A tool's mark is nobody's but the tool's. */
+	ASSERT_EQ(0, ext_mark(self->pid, 1, true));
+
+	ASSERT_EQ(0, ext_update(self->p.link, other.ops));
+	EXPECT_EQ(0, stat_of(self, 0, "marked"));
+	EXPECT_EQ(1, stat_of(self, 1, "marked"));
+	ASSERT_EQ(0, cpu_do(&cpu[0], OP_WRITE, 0, 3));
+	EXPECT_EQ(0, other.c->asks);
+	EXPECT_EQ(0, other.c->stat_marked);
+	ASSERT_EQ(0, cpu_do(&cpu[1], OP_WRITE, 3, 1));
+	EXPECT_EQ(1, other.c->asks_cpu[1]);
+
+	/* It can mark for itself, and unmark what it marked. */
+	other.k->mark = 1;
+	ASSERT_EQ(4, harvest(&self->vm));
+	EXPECT_EQ(1, stat_of(self, 0, "marked"));
+	ASSERT_EQ(0, cpu_do(&cpu[0], OP_WRITE, 0, 1));
+	EXPECT_EQ(1, other.c->asks_cpu[0]);
+	other.k->mark = 0;
+	other.k->unmark = 3;
+	ASSERT_EQ(1, harvest(&self->vm));
+	EXPECT_EQ(0, stat_of(self, 0, "marked"));
+	EXPECT_EQ(1, stat_of(self, 1, "marked"));
+
+	/* And back: what the first one marked long ago is not marked again. */
+	ASSERT_EQ(0, ext_update(self->p.link, self->p.ops));
+	EXPECT_EQ(0, stat_of(self, 0, "marked"));
+	ASSERT_EQ(0, ext_mark(self->pid, 1, false));
+	EXPECT_EQ(0, stat_of(self, 1, "marked"));
+	probe_free(&other);
 }
 
 /* --- the clamps ------------------------------------------------------------ */
@@ -321,14 +393,15 @@ enum act {
 
 /*
  * Have vCPU 0 blocked for 100 ms, do @act 10 ms into it.  How long KVM_RUN took,
- * or 0 if the block was over before the test came to act.
+ * or 0 if the block was over before the test came to act.  For an interrupt, how long it
+ * was until the guest had it: the block goes on after that.
  */
 static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(throttle) * self,
 			     enum act act, struct probe *other)
 {
 	struct vm *vm = &self->vm;
 	struct vm_cpu *cpu = self->cpu;
-	uint64_t asks;
+	uint64_t asks, t, came = 0, seen = cpu->box->nmis + cpu->box->irqs;
 	bool late;
 	int ret = 0;
 
@@ -363,6 +436,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	cpu->box->pause = 0;
 	cpu_set(cpu, OP_WRITE, 7, 1, 1);
 	asks = self->p.c->asks;
+	t = now_ns();
 	ASSERT_EQ(0, cpu_start(cpu));
 	ASSERT_TRUE(WAIT(self->p.c->asks > asks, 5000));
 	sleep_ms(10);
@@ -381,6 +455,8 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	case ACT_NMI:
 	case ACT_IRQ:
 		ret = vm_msi(vm, 0, act == ACT_NMI) != 1;
+		EXPECT_TRUE(WAIT(cpu->box->nmis + cpu->box->irqs > seen, 5000));
+		came = now_ns() - t;
 		break;
 	case ACT_UNMARK:
 		ret = ext_mark(self->pid, 0, false);
@@ -411,7 +487,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 	}
 	EXPECT_EQ(0, ret);
 	cpu_join(cpu);
-	return late ? 0 : cpu->ns;
+	return late ? 0 : came ?: cpu->ns;
 }
 
 /* The shortest of some; ~0 if none of them was in time. */
@@ -480,34 +556,49 @@ TEST_F(throttle, interrupt_ends_a_block)
 	EXPECT_EQ(0, stat_of(self, 0, "ended_signal"));
 }
 
-/* A kick lets the guest see the interrupt; it does not save it the rest. */
+/*
+ * An interrupt lets the guest see it and does not save it the rest: soon after the vCPU
+ * sleeps on, with no further write, until when the block would have ended.
+ */
 TEST_F(throttle, kicked_block_goes_on)
 {
-	uint64_t asks, t, blocked = 0;
+	struct vm_cpu *cpu = self->cpu;
+	uint64_t asks, timers, before, blocked = 0, kicks;
 	int i;
 
+	self->p.k->answer = 100 * MS;
+	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	for (i = 0; i < 6; i++) {
-		uint64_t ns = act_in_block(_metadata, self, ACT_NMI, NULL);
-
-		ASSERT_EQ(0, self->cpu->ret);
+		ASSERT_LE(0, harvest(&self->vm));
+		sleep_ms(120);
 		asks = self->p.c->asks;
-		blocked = stat_of(self, 0, "blocked_ns");
-		t = now_ns();
-		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 8, 1));
-		t = now_ns() - t;
-		blocked = stat_of(self, 0, "blocked_ns") - blocked;
-		/* Both in time: the second write came well within the 100 ms. */
-		if (ns && ns < 60 * MS && self->p.c->asks == asks)
+		timers = stat_of(self, 0, "ended_timer");
+		kicks = stat_of(self, 0, "ended_kick");
+		before = stat_of(self, 0, "blocked_ns");
+		/* One write exit; what follows computes. */
+		cpu_set(cpu, OP_WRITE, 7, 1, 0);
+		ASSERT_EQ(0, cpu_start(cpu));
+		ASSERT_TRUE(WAIT(self->p.c->asks > asks, 5000));
+		for (int n = 0; n < 4; n++) {
+			sleep_ms(10);
+			EXPECT_EQ(1, vm_msi(&self->vm, 0, true));
+		}
+		sleep_ms(150);
+		EXPECT_EQ(asks + 1, self->p.c->asks);
+		blocked = stat_of(self, 0, "blocked_ns") - before;
+		timers = stat_of(self, 0, "ended_timer") - timers;
+		kicks = stat_of(self, 0, "ended_kick") - kicks;
+		EXPECT_GE(1, timers);
+		ASSERT_EQ(0, cpu_stop(cpu));
+		/* All of them, and the end of the block within a sleep. */
+		if (kicks >= 4 && timers && blocked >= 80 * MS)
 			break;
 	}
-	ASSERT_GT(6, i);
-	EXPECT_LE(20 * MS, blocked);
-	EXPECT_LE(blocked, t);
+	TH_LOG("kicked %llu times, blocked for %llu ms of 100", kicks, blocked / MS);
+	EXPECT_GT(6, i);
 	/* All in all no longer than one block. */
 	EXPECT_GT(130 * MS, stat_of(self, 0, "longest_ns"));
-	EXPECT_LE(1, stat_of(self, 0, "ended_timer"));
 	EXPECT_EQ(self->p.c->asks, stat_of(self, 0, "blocks"));
-	TH_LOG("%llu ms of it after the kick", blocked / MS);
 }
 
 /* Blocked nearly all the time, a vCPU still answers interrupts at once. */
@@ -631,6 +722,9 @@ TEST_F(throttle, steal_time_writes_do_not_block)
 	       self->p.c->asks);
 	EXPECT_LE(20, self->p.c->dirtied[DIRTY_HOST]);
 	EXPECT_EQ(probe_dirtied(&self->p), self->p.c->dirtied[DIRTY_HOST]);
+	EXPECT_EQ(stat_of(self, 0, "dirty_host"), self->p.c->dirtied[DIRTY_HOST]);
+	/* Written as it is scheduled out, told of when no run queue's lock is held. */
+	EXPECT_EQ(0, self->p.c->out);
 	EXPECT_EQ(0, self->p.c->asks);
 	EXPECT_EQ(0, stat_of(self, 0, "blocks"));
 }
@@ -726,6 +820,18 @@ static volatile struct probe_round *last_round(struct probe *p)
 		EXPECT_EQ((np), r->npages);                            \
 	} while (0)
 
+/* How many memslots are logged now, and pages, and how many pages there are */
+#define EXPECT_LOGGED(slots, pages, all)                               \
+	do {                                                           \
+		volatile struct probe_round *r = last_round(&self->p); \
+                                                                       \
+		EXPECT_EQ((slots), r->logged_slots);                   \
+		EXPECT_EQ((pages), r->logged_pages);                   \
+		EXPECT_EQ((all), r->vm_pages);                         \
+	} while (0)
+
+#define LOW_PAGES (VM_LOW_SIZE / VM_PAGE)
+
 TEST_F(throttle, rounds)
 {
 	struct vm *vm = &self->vm;
@@ -736,6 +842,8 @@ TEST_F(throttle, rounds)
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 11, 37));
 	ASSERT_EQ(37, harvest(vm));
 	EXPECT_ROUND(1, HARVEST, VM_SLOT_MEM, 37, PAGES);
+	/* The log was turned on before there was a policy. */
+	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
 	EXPECT_LE(before, last_round(&self->p)->now_ns);
 	EXPECT_GE(now_ns(), last_round(&self->p)->now_ns);
 	ASSERT_EQ(0, harvest(vm));
@@ -744,29 +852,99 @@ TEST_F(throttle, rounds)
 	ASSERT_EQ(0,
 		  vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more, KVM_MEM_LOG_DIRTY_PAGES));
 	EXPECT_ROUND(3, LOG_START, 5, 0, 64);
+	EXPECT_LOGGED(2, PAGES + 64, LOW_PAGES + PAGES + 64);
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, PAGES + 1, 3));
 	ASSERT_EQ(0, vm_get_log(vm, 5, &bits));
 	EXPECT_EQ(0xe, bits);
 	EXPECT_ROUND(4, HARVEST, 5, 3, 64);
 	ASSERT_EQ(0, vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more, 0));
 	EXPECT_ROUND(5, LOG_STOP, 5, 0, 64);
+	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES + 64);
 	ASSERT_EQ(0, vm_set_slot(vm, 5, 0, 0, NULL, 0));
 	/* It was not logged: nothing to say. */
 	EXPECT_EQ(5, self->p.c->rounds);
 
 	ASSERT_EQ(0, vm_log(vm, false));
 	EXPECT_ROUND(6, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOGGED(0, 0, LOW_PAGES + PAGES);
 	ASSERT_EQ(0, vm_log(vm, true));
 	EXPECT_ROUND(7, LOG_START, VM_SLOT_MEM, 0, PAGES);
 	/* Deleting a logged slot ends its log. */
 	ASSERT_EQ(0, vm_set_slot(vm, VM_SLOT_MEM, 0, 0, NULL, 0));
 	EXPECT_ROUND(8, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOGGED(0, 0, LOW_PAGES);
 	EXPECT_EQ(3, self->p.c->events[LOG_STOP]);
 	EXPECT_EQ(2, self->p.c->events[LOG_START]);
 	EXPECT_EQ(3, self->p.c->events[HARVEST]);
 	EXPECT_EQ(0, self->p.c->events[RING_RESET]);
 	EXPECT_EQ(40, self->p.c->event_dirty[HARVEST]);
 	munmap(more, 64 * VM_PAGE);
+}
+
+/* One that migrates has all of its memory logged, whichever memslots come and go. */
+TEST_F(throttle, a_memslot_that_moves_ends_no_migration)
+{
+	struct vm *vm = &self->vm;
+	void *bar = vm_alloc(vm, 64 * VM_PAGE);
+	struct bpf_object *obj;
+	struct bpf_link *link;
+	struct bpf_map *ops;
+
+	probe_detach(&self->p);
+	ASSERT_EQ(0,
+		  vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, bar, KVM_MEM_LOG_DIRTY_PAGES));
+	/* Switched in as the migration runs. */
+	ASSERT_EQ(0, ext_load("../bpf/converge.bpf.o", NULL, NULL, self->pid, &obj, &ops));
+	ASSERT_EQ(0, ext_attach(ops, &link));
+	/* Rounds of half a second: what the guest writes does not fit the downtime. */
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 0, PAGES));
+		ASSERT_EQ(PAGES, harvest(vm));
+		sleep_ms(500);
+	}
+	EXPECT_EQ(1, stat_of(self, 0, "marked"));
+	ASSERT_EQ(0, vm_set_slot(vm, 5, 0, 0, NULL, 0));
+	EXPECT_EQ(1, stat_of(self, 0, "marked"));
+	ASSERT_EQ(0, vm_set_slot(vm, 5, VM_MEM + 2 * PAGES * VM_PAGE, 64, bar,
+				 KVM_MEM_LOG_DIRTY_PAGES));
+	ASSERT_EQ(0, vm_set_slot(vm, 5, 0, 0, NULL, 0));
+	EXPECT_EQ(1, stat_of(self, 0, "marked"));
+	/* And with the last one it is over. */
+	ASSERT_EQ(0, vm_log(vm, false));
+	EXPECT_EQ(0, stat_of(self, 0, "marked"));
+	bpf_link__destroy(link);
+	bpf_object__close(obj);
+	munmap(bar, 64 * VM_PAGE);
+}
+
+/* Where CLEAR protects pages, it is CLEAR after which they count again. */
+TEST_F(throttle, a_clear_is_told_apart)
+{
+	struct kvm_clear_dirty_log clear = { .slot = VM_SLOT_MEM };
+	struct vm *vm = &self->vm, manual;
+
+	probe_detach(&self->p);
+	ASSERT_EQ(0, vm_create(&manual, 1, PAGES, VM_LOG | VM_MANUAL));
+	/* Two VMs in one process: only a policy for all can be theirs. */
+	probe_free(&self->p);
+	ASSERT_EQ(0, probe_up(&self->p, "probe", 0, F_ANY_VCPU));
+	vm = &manual;
+	ASSERT_EQ(0, cpu_do(&vm->cpu[0], OP_WRITE, 60, 10));
+	memset((void *)self->p.c, 0, sizeof(*self->p.c));
+	ASSERT_EQ(0, vm_get_log(vm, VM_SLOT_MEM, vm->bitmap));
+	ASSERT_EQ(10, vm_popcount(vm->bitmap, PAGES));
+	EXPECT_ROUND(1, HARVEST, VM_SLOT_MEM, 10, PAGES);
+	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
+	clear.first_page = 64;
+	clear.num_pages = 64;
+	clear.dirty_bitmap = &vm->bitmap[1];
+	ASSERT_EQ(0, vm_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear));
+	EXPECT_ROUND(2, CLEAR, VM_SLOT_MEM, 6, PAGES);
+	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
+	/* They are not dirty any more. */
+	ASSERT_EQ(0, vm_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear));
+	EXPECT_ROUND(3, CLEAR, VM_SLOT_MEM, 0, PAGES);
+	vm_free(vm);
 }
 
 TEST_F(throttle, kfuncs_tell_the_truth)
@@ -880,7 +1058,10 @@ TEST_F_TIMEOUT(account, counts_equal_the_log, 60)
 		ASSERT_LT(0, n);
 		pages += n;
 		ASSERT_EQ(pages, probe_dirtied(&self->p));
-		EXPECT_EQ(ring ? RING_RESET : HARVEST, last_round(&self->p)->event);
+		EXPECT_EQ(ring			? RING_RESET :
+			  vm->flags & VM_MANUAL ? CLEAR :
+						  HARVEST,
+			  last_round(&self->p)->event);
 		EXPECT_EQ(n, last_round(&self->p)->dirty);
 		for (int page = 0; page < PAGES; page++) {
 			unsigned int bit = vm->bitmap[page / 64] >> page % 64 & 1;
@@ -894,6 +1075,8 @@ TEST_F_TIMEOUT(account, counts_equal_the_log, 60)
 	EXPECT_EQ(0, wrong);
 	EXPECT_EQ(0, c->outside);
 	EXPECT_EQ(0, c->other_source);
+	EXPECT_EQ(0, c->out);
+	EXPECT_EQ(0, vcpu_num(self->pid, 0, "untold"));
 	EXPECT_EQ(pages, c->dirtied_cpu[0] + c->dirtied_cpu[1]);
 	EXPECT_EQ(c->dirtied_cpu[0], vcpu_dirty(self->pid, 0));
 	EXPECT_EQ(c->dirtied_cpu[1], vcpu_dirty(self->pid, 1));

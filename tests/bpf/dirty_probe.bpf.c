@@ -48,7 +48,7 @@ static void note(struct kvm *kvm, u32 slot, u64 gfn)
 		kvm_dirty_error(kvm, 7, "as the test wants");
 }
 
-SEC("struct_ops.s/harvest")
+SEC("struct_ops/harvest")
 u64 BPF_PROG(dirty_probe_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
 {
 	note(kvm, slot, gfn);
@@ -84,7 +84,7 @@ struct kvm_dirty_ops dirty_probe = {
 	.end = (void *)dirty_probe_end,
 };
 
-KVMEXT_ABOUT("test only: the same, and it may not sleep")
+KVMEXT_ABOUT("test only: the same, and it reads only what is there")
 SEC(".struct_ops.link")
 struct kvm_dirty_ops dirty_probe_atomic = {
 	.name = "dirty_atomic",

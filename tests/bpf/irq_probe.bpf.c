@@ -19,6 +19,13 @@ struct irq_probe_counts counts SEC(".bss") = {};
 		&(array)[__i & (IRQ_PROBE_CPUS - 1)]; \
 	}))
 
+/* The VM that the test says ended hears of nothing any more */
+static void note(struct kvm *kvm)
+{
+	if (counts.ended == (u64)kvm)
+		__sync_fetch_and_add(&counts.late, 1);
+}
+
 static long until(u32 i, u64 *end)
 {
 	return bpf_ktime_get_ns() >= *end;
@@ -32,6 +39,7 @@ s32 BPF_PROG(irq_probe_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 	s32 answer = KVM_IRQ_OWN, want = knobs.answer;
 	struct kvm_irq_candidate c;
 
+	note(kvm);
 	counts.nr = nr;
 	counts.own = irq->own;
 	counts.vector = irq->vector;
@@ -82,15 +90,24 @@ s32 BPF_PROG(irq_probe_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 }
 
 SEC("struct_ops/run")
-void BPF_PROG(irq_probe_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+void BPF_PROG(irq_probe_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how, u64 off_ns)
 {
+	u64 now = bpf_ktime_get_ns();
+
+	note(kvm);
 	if (how < 4)
 		__sync_fetch_and_add(&AT(counts.runs, how & 3), 1);
+	if (off_ns > now || off_ns <= AT(counts.off_ns, vcpu->vcpu_id))
+		__sync_fetch_and_add(&counts.off_wrong, 1);
+	AT(counts.off_ns, vcpu->vcpu_id) = off_ns;
+	AT(counts.away_ns, vcpu->vcpu_id) = now - off_ns;
 }
 
 SEC("struct_ops/resteer")
-s32 BPF_PROG(irq_probe_resteer, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+s32 BPF_PROG(irq_probe_resteer, struct kvm *kvm, u32 left)
 {
+	note(kvm);
+	__sync_fetch_and_or(&counts.left, left);
 	__sync_fetch_and_add(&counts.resteers, 1);
 	return knobs.coin ? (s32)(bpf_get_prandom_u32() & 1) : knobs.resteer;
 }
@@ -98,6 +115,8 @@ s32 BPF_PROG(irq_probe_resteer, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
 SEC("struct_ops/end")
 void BPF_PROG(irq_probe_end, struct kvm *kvm)
 {
+	note(kvm);
+	counts.ended = (u64)kvm;
 	__sync_fetch_and_add(&counts.ends, 1);
 }
 

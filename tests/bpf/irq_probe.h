@@ -29,7 +29,11 @@ struct irq_probe_counts {
 	__u64 wild; /* answers that were outside the set */
 	__u64 runs[4]; /* by enum kvm_irq_run */
 	__u64 resteers;
+	__u64 left; /* what resteer() was told */
 	__u64 ends;
+	__u64 ended; /* the VM that ended last; the test makes it 0 before there is another */
+	__u64 late; /* calls for it */
+	__u64 off_wrong; /* run() was told a time that cannot be */
 	/* of the last call */
 	__u32 nr;
 	__s32 own;
@@ -45,6 +49,8 @@ struct irq_probe_counts {
 	__s32 cpu[IRQ_PROBE_CPUS];
 	__u64 since_ns[IRQ_PROBE_CPUS];
 	__u64 sent[IRQ_PROBE_CPUS]; /* good answers */
+	__u64 off_ns[IRQ_PROBE_CPUS]; /* what run() was told last */
+	__u64 away_ns[IRQ_PROBE_CPUS]; /* from then until it was called */
 };
 
 #endif

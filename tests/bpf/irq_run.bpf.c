@@ -9,7 +9,7 @@
 char _license[] SEC("license") = "GPL";
 
 SEC("struct_ops/run")
-void BPF_PROG(irq_run_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how)
+void BPF_PROG(irq_run_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how, u64 off_ns)
 {
 }
 

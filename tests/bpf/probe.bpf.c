@@ -61,6 +61,8 @@ void BPF_PROG(probe_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u3
 	u64 page = gfn - knobs.base;
 
 	look(kvm);
+	if (vcpu->scheduled_out)
+		__sync_fetch_and_add(&counts.out, 1);
 	if (source < 4)
 		__sync_fetch_and_add(&AT(counts.dirtied, source), 1);
 	else
@@ -119,9 +121,12 @@ void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *rou
 	seen->now_ns = round->now_ns;
 	seen->dirty = round->dirty;
 	seen->npages = round->npages;
+	seen->logged_pages = round->logged_pages;
+	seen->vm_pages = round->vm_pages;
+	seen->logged_slots = round->logged_slots;
 	seen->slot = round->slot;
 	seen->event = round->event;
-	if (event < 4) {
+	if (event < 8) {
 		__sync_fetch_and_add(&AT(counts.events, event), 1);
 		__sync_fetch_and_add(&AT(counts.event_dirty, event), round->dirty);
 	}

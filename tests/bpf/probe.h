@@ -42,8 +42,12 @@ struct probe_round {
 	__u64 now_ns;
 	__u64 dirty;
 	__u64 npages;
+	__u64 logged_pages;
+	__u64 vm_pages;
 	__u32 slot;
 	__u32 event;
+	__u32 logged_slots;
+	__u32 pad;
 };
 
 struct probe_counts {
@@ -55,8 +59,9 @@ struct probe_counts {
 	__u64 asks_cpu[PROBE_CPUS];
 	__u64 answered; /* sum of valid answers */
 	__u64 rounds;
-	__u64 events[4];
-	__u64 event_dirty[4];
+	__u64 events[8];
+	__u64 event_dirty[8];
+	__u64 out; /* calls of dirtied() while the vCPU was being scheduled out */
 	__s64 mark_ret; /* what kfuncs returned to round() for @ask_idx */
 	__s64 stat_ret;
 	__u32 nr_vcpus;

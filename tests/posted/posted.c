@@ -18,6 +18,7 @@
 #include <linux/cpumask.h>
 #include <linux/eventfd.h>
 #include <linux/irq.h>
+#include <linux/irq_work.h>
 #include <linux/irqbypass.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
@@ -42,6 +43,7 @@
  * @lock:	a change of target and a firing exclude each other, as the flush of an
  *		IOMMU's interrupt entry cache sees to
  * @state:	what the test may know.  Under @lock
+ * @refuse:	calls that are to fail
  */
 struct posted {
 	struct irq_bypass_producer producer;
@@ -49,6 +51,7 @@ struct posted {
 	struct eventfd_ctx *eventfd;
 	raw_spinlock_t lock;
 	struct posted_state state;
+	atomic_t refuse;
 };
 
 static unsigned long remap_ops;
@@ -60,6 +63,24 @@ static struct {
 	int capability;
 	void *none[15];
 } can_post = { .capability = 1 << IRQ_POSTING_CAP };
+
+/* Calls with IRQs off so far, and the most that there were; on comes when IRQs do */
+static atomic_t row, longest;
+
+static void posted_irqs_on(struct irq_work *work)
+{
+	atomic_set(&row, 0);
+}
+static DEFINE_IRQ_WORK(irqs_on, posted_irqs_on);
+
+static void posted_count_row(void)
+{
+	int n = atomic_inc_return(&row);
+
+	if (n > atomic_read(&longest))
+		atomic_set(&longest, n);
+	irq_work_queue(&irqs_on);
+}
 
 static void posted_retarget(struct posted *p, u64 desc, u32 vector)
 {
@@ -79,14 +100,18 @@ static void posted_retarget(struct posted *p, u64 desc, u32 vector)
 
 static int posted_set_vcpu_affinity(struct irq_data *data, void *info)
 {
+	struct posted *p = irq_data_get_irq_chip_data(data);
 	struct vcpu_data *vcpu = info;
 
+	posted_count_row();
+	if (vcpu && atomic_dec_if_positive(&p->refuse) >= 0)
+		return -EIO;
 	/* VT-d takes any address; a wrong one would be KVM's fault */
 	if (vcpu && (!vcpu->pi_desc_addr || vcpu->pi_desc_addr % sizeof(struct pi_desc) ||
 		     vcpu->vector < 16 || vcpu->vector >= NR_VECTORS))
 		return -EINVAL;
 
-	posted_retarget(irq_data_get_irq_chip_data(data), vcpu ? vcpu->pi_desc_addr : 0,
+	posted_retarget(p, vcpu ? vcpu->pi_desc_addr : 0,
 			vcpu ? vcpu->vector : 0);
 
 	return 0;
@@ -219,6 +244,9 @@ static long posted_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		ret = posted_fire(p);
 		mutex_unlock(&p->bind);
 		return ret;
+	case POSTED_REFUSE:
+		atomic_set(&p->refuse, arg);
+		return 0;
 	case POSTED_STATE:
 		state = kmalloc(sizeof(*state), GFP_KERNEL);
 		if (!state)
@@ -226,6 +254,7 @@ static long posted_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		raw_spin_lock_irq(&p->lock);
 		*state = p->state;
 		raw_spin_unlock_irq(&p->lock);
+		state->in_a_row = atomic_xchg(&longest, 0);
 		ret = copy_to_user((void __user *)arg, state, sizeof(*state)) ? -EFAULT : 0;
 		kfree(state);
 		return ret;
@@ -303,6 +332,7 @@ static int __init posted_init(void)
 static void __exit posted_exit(void)
 {
 	misc_deregister(&posted_dev);
+	irq_work_sync(&irqs_on);
 	WRITE_ONCE(*(void **)remap_ops, NULL);
 }
 

@@ -30,11 +30,13 @@ struct posted_state {
 	__u64 desc; /* whom it is posted to now; 0: remapped */
 	__u64 targets; /* calls of irq_set_vcpu_affinity(), the last in @target[i % ...] */
 	__u64 fired[4]; /* by enum posted_how */
+	__u64 in_a_row; /* most calls of all devices with IRQs off all the while, since last asked */
 	struct posted_target target[POSTED_TARGETS];
 };
 
 #define POSTED_BIND _IOW('P', 1, __s32) /* become the producer of that eventfd; -1: of none */
 #define POSTED_FIRE _IO('P', 2) /* an interrupt: enum posted_how */
+#define POSTED_REFUSE _IO('P', 4) /* the IOMMU does not take as many of the next calls */
 #define POSTED_STATE _IOR('P', 3, struct posted_state)
 
 #endif
