@@ -1,5 +1,5 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# A minute of random actions on running guests, of one seed: `make test-chaos` takes others.
+# Half a minute of random actions on running guests, of one seed: `make test-chaos` takes others.
 exec tests/machine/run --timeout 400 --dmesg build/tests/dmesg.chaos \
-	--append 'printk.devkmsg=on log_buf_len=4M' -- tests/chaos/chaos.py --seconds 60 --seed 1
+	--append 'printk.devkmsg=on log_buf_len=4M' -- tests/chaos/chaos.py --seconds 30 --seed 1

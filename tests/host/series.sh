@@ -4,14 +4,13 @@
 # Every patch of the series: applies with no fuzz, passes checkpatch --strict, and
 # the modules build after it, alone and without a warning.
 #
-# A series that passed once is not built again until it, the kernel or this test
-# changes.
+# A series that passed once is not built again until it, the kernel, the compiler or this
+# test changes.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk
 tree=build/series-$KREL
 unset MAKEFLAGS MFLAGS MAKELEVEL	# not the outer make's jobs
-passed=build/series.passed
 patches=(kernel-patches/*.patch)
 [ -e "${patches[0]}" ] || { echo "1..0 # SKIP no patches in kernel-patches/"; exit 0; }
 
@@ -22,9 +21,10 @@ result() {
 	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
 }
 
-key=$(cat "$0" kernel-patches/tree.sh "${patches[@]}" | sha256sum)$KVER
+key=$({ cat "$0" kernel-patches/tree.sh "${patches[@]}"; echo "$KVER"; gcc --version; } | sha256sum)
+passed=${XDG_CACHE_HOME:-$HOME/.cache}/kvm_ext/series-${key:0:16}
 known=
-[ "$(cat $passed 2>/dev/null)" = "$key" ] && known=1
+[ -e "$passed" ] && known=1
 export KBUILD_BUILD_TIMESTAMP=kvm_ext DEBIAN_KERNEL_NO_CC_VERSION_CHECK=y
 
 for ((i = 0; i < ${#patches[@]}; i++)); do
@@ -59,5 +59,5 @@ for ((i = 0; i < ${#patches[@]}; i++)); do
 	[ -z "$log" ] || sed 's/^/# /' <<<"$log"
 	result $status "$name is clean by checkpatch --strict"
 done
-[ $failed != 0 ] || printf '%s\n' "$key" >$passed
+[ $failed != 0 ] || { mkdir -p "${passed%/*}" && : >"$passed"; }
 exit $failed
