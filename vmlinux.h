@@ -80700,6 +80700,7 @@ struct kvm_throttle_vcpu {
 	bool busy;
 	bool earned;
 	bool grace;
+	u8 grace_off;
 	bool barred;
 	u8 stop;
 	u8 nr_late;
@@ -80764,7 +80765,6 @@ struct kvm_save_vcpu {
 
 struct kvm_ext_vcpu {
 	struct kvm_ext_policy *caller;
-	bool atomic;
 	struct kvm_throttle_vcpu throttle;
 	struct kvm_irq_vcpu irq;
 	struct kvm_save_vcpu save;
