@@ -5,13 +5,17 @@
 # W=1 and without a warning: CONFIG_KVM_EXT (so that every hook has its stub; 32-bit KVM
 # is always so) and CONFIG_KVM_SMM.
 #
-# A series that passed is not built again until it, the kernel or this test changes.
+# A series that passed is not built again until it, the kernel, the compiler or this test
+# changes.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk
+. tests/host/passed.sh
 unset MAKEFLAGS MFLAGS MAKELEVEL	# not the outer make's jobs
 export KBUILD_BUILD_TIMESTAMP=kvm_ext DEBIAN_KERNEL_NO_CC_VERSION_CHECK=y
 options="KVM_EXT KVM_SMM"
+
+passed=$(passed_file kernel-patches/tree.sh kernel-patches/*.patch)
 
 echo 1..2
 n=0 failed=0
@@ -19,18 +23,16 @@ for o in $options; do
 	n=$((n + 1))
 	name="KVM builds with CONFIG_$o=n, W=1 and no warning"
 	tree=build/without-$o
-	key=$(cat "$0" kernel-patches/tree.sh kernel-patches/*.patch | sha256sum)$KVER
-	if [ "$(cat $tree.passed 2>/dev/null)" = "$key" ]; then
+	if [ -e "$passed-$o" ]; then
 		echo "ok $n $name (as before)"
 		continue
 	fi
-	rm -f $tree.passed
 	if WITHOUT=$o kernel-patches/tree.sh build/config.mk $tree >$tree.log 2>&1 &&
 	   ! grep -q "CONFIG_$o[= ]" $tree/include/{config/auto.conf,generated/autoconf.h} &&
 	   make -k -j"$(nproc)" -C $tree M=arch/x86/kvm W=1 modules >>$tree.log 2>&1 &&
 	   ! grep -qi 'warning:' $tree.log; then
 		echo "ok $n $name"
-		printf '%s\n' "$key" >$tree.passed
+		: >"$passed-$o"
 	else
 		grep -iE 'error|warning:|\*\*\*' $tree.log | head -n 20 | sed 's/^/# /'
 		echo "not ok $n $name (all of it: $tree.log)"
