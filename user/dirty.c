@@ -377,9 +377,10 @@ static int start(void)
 			  "write faults (tp_btf/kvm_page_fault), first touches among them";
 	log_clear();
 	err = load(fentry);
-	if (err)
-		return fail(err == -EPERM ? E_PRIV : E_REFUSED, "-v shows why",
-			    "cannot load the programs that see dirty pages: %s", strerror(-err));
+	if (err) {
+		errno = -err;
+		return load_error("dirty");
+	}
 	return OK;
 }
 

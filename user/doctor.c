@@ -156,16 +156,15 @@ static void check_mounts(void)
 	/* KVM has it only while a vendor module is there, which has a line of its own. */
 	if (debug && kvm_has_table(&tables[0]))
 		note("state file", str("%s", access(state, R_OK) ? strerror(errno) : "readable"),
-		     access(state, R_OK) ? "load kvm-amd or kvm-intel; be root; lockdown hides it" :
+		     access(state, R_OK) ? "load kvm-amd or kvm-intel; be root" :
 					   NULL,
 		     access(state, F_OK) && errno == ENOENT);
 }
 
 static void check_rights(void)
 {
-	char names[128], line[128] = "";
-	FILE *f = fopen("/sys/kernel/security/lockdown", "re");
-	bool tight;
+	const char *line = lockdown(), *todo = NULL;
+	char names[128];
 
 	if (missing_caps(names, sizeof(names)))
 		note("privilege", str("lacks %s", names), "run as root", false);
@@ -173,15 +172,13 @@ static void check_rights(void)
 		note("privilege", str("CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN"), NULL, false);
 	note("process ids", str(in_pid_namespace() ? "of a pid namespace" : "the kernel's"),
 	     in_pid_namespace() ? "run it " IN_HOST_PIDS : NULL, false);
-	if (f && !fgets(line, sizeof(line), f))
-		*line = 0;
-	if (f)
-		fclose(f);
-	line[strcspn(line, "\n")] = 0;
-	tight = strstr(line, "[integrity]") || strstr(line, "[confidentiality]");
-	note("lockdown", str("%s", *line ? line : "not in this kernel"),
-	     tight ? "unsigned modules and debugfs are barred: boot without lockdown" : NULL,
-	     !strstr(line, "[confidentiality]"));
+	/* Debugfs has the state file nevertheless: it is read-only, and root's. */
+	if (strstr(line, "[integrity]"))
+		todo = "sign kvm.ko and its vendor module with an enrolled key (MOK) before a reload";
+	else if (lockdown_bars_reads())
+		todo = "sign the modules with an enrolled key (MOK); top, trace and the like "
+		       "take lockdown=integrity";
+	note("lockdown", str("%s", *line ? line : "not in this kernel"), todo, true);
 }
 
 /**

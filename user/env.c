@@ -112,6 +112,25 @@ uint64_t missing_caps(char *names, size_t size)
 	return missing;
 }
 
+const char *lockdown(void)
+{
+	FILE *f = fopen("/sys/kernel/security/lockdown", "re");
+	static char line[128];
+
+	*line = 0;
+	if (f && !fgets(line, sizeof(line), f))
+		*line = 0;
+	if (f)
+		fclose(f);
+	line[strcspn(line, "\n")] = 0;
+	return line;
+}
+
+bool lockdown_bars_reads(void)
+{
+	return strstr(lockdown(), "[confidentiality]");
+}
+
 void drop_rights(void)
 {
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };

@@ -440,6 +440,9 @@ static int learn(struct guest *x)
 		return refuse(x, "see kernel.kptr_restrict",
 			      "this kernel hides where its variables are");
 
+	if (lockdown_bars_reads())
+		return refuse(x, "boot with lockdown=integrity",
+			      "kernel lockdown (confidentiality) keeps BPF from the kernel's memory");
 	log_clear();
 	first = guest_bpf__open();
 	if (!first)

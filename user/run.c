@@ -197,8 +197,12 @@ int load_error(const char *cmd)
 
 	/* EACCES is the verifier's. */
 	if (err == EPERM)
-		return fail(E_PRIV, "run it as root, with no lockdown",
+		return fail(E_PRIV, "run it as root",
 			    "cannot %s: BPF programs may not be loaded", cmd);
+	if (lockdown_bars_reads())
+		return fail(E_ENV, "boot with lockdown=integrity",
+			    "%s takes BPF programs that read the kernel's memory, and kernel lockdown (confidentiality) bars that",
+			    cmd);
 	return fail(E_REFUSED, "-v shows why", "cannot load the programs of %s: %s", cmd,
 		    strerror(err));
 }

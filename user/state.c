@@ -92,10 +92,8 @@ static int no_state(const char *path, int err)
 		return fail(E_PRIV, "run it as user 0, or give it CAP_DAC_READ_SEARCH",
 			    "user %u may not read %s", geteuid(), path);
 	if (err == EACCES || err == EPERM)
-		return fail(E_PRIV,
-			    "see /sys/kernel/security/lockdown, and what security module runs",
-			    "%s cannot be read: %s; kernel lockdown hides debugfs", path,
-			    strerror(err));
+		return fail(E_PRIV, "see /sys/kernel/security/lsm: a security module bars it",
+			    "%s cannot be read: %s", path, strerror(err));
 	ret = need_kernel();
 	if (ret != OK)
 		return ret;

@@ -450,7 +450,7 @@ static int load(const struct steer_args *a, struct steer_bpf **out)
 	if (steer_bpf__load(skel)) {
 		ret = errno;
 		/* EPERM is that of no right to load anything. */
-		if (learn && ret != EPERM)
+		if (learn && ret != EPERM && !lockdown_bars_reads())
 			return fail(
 				E_REFUSED,
 				"-v shows why; with --queue for each queue it need not watch tun",

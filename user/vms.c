@@ -119,9 +119,10 @@ int vms_open(void)
 		return ret;
 	log_clear();
 	err = load();
-	if (err)
-		return fail(err == -EPERM ? E_PRIV : E_REFUSED, "-v shows why",
-			    "cannot load the programs that count: %s", strerror(-err));
+	if (err) {
+		errno = -err;
+		return load_error("top");
+	}
 	slots_size = (size_t)TOP_VCPUS * sizeof(*slots);
 	slots = mmap(NULL, slots_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 		     bpf_map__fd(skel->maps.slots), 0);
