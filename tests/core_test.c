@@ -137,11 +137,7 @@ FIXTURE(core)
  */
 FIXTURE_SETUP(core)
 {
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
-	ASSERT_EQ(0, ext_enable(true));
+	ASSERT_STOCK(self);
 	vm_signals();
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG));
 	self->cpu = self->vm.cpu;

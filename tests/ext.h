@@ -555,4 +555,14 @@ static inline const char *kmsg_splat(int fd)
 		}                                    \
 	} while (0)
 
+/* The same for a fixture: it begins with no policy there and the kill switch off. */
+#define ASSERT_STOCK(self)                      \
+	do {                                    \
+		(self)->pid = getpid();         \
+		(self)->kmsg = kmsg_open();     \
+		ASSERT_LE(0, (self)->kmsg);     \
+		ASSERT_EQ(0, policies());       \
+		ASSERT_EQ(0, ext_enable(true)); \
+	} while (0)
+
 #endif /* __TESTS_EXT_H */

@@ -43,10 +43,7 @@ static uint64_t tsc_ahead(struct vm_cpu *cpu)
 
 FIXTURE_SETUP(latency)
 {
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_STOCK(self);
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
 	self->cpu = self->vm.cpu;
 	self->b = late_box(self->cpu);

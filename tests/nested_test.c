@@ -88,10 +88,7 @@ FIXTURE_VARIANT_ADD(nested, shadow_paging){
 
 FIXTURE_SETUP(nested)
 {
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_STOCK(self);
 	vm_signals();
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG));
 	if (!(nested_supported(&self->vm, 0x80000001, false) & CPUID_SVM))

@@ -25,10 +25,7 @@ FIXTURE_SETUP(pml)
 {
 	if (!vm_pml())
 		SKIP(return, "KVM has no PML here, or it is off");
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_STOCK(self);
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
 	self->cpu = self->vm.cpu;
 	self->cpu[0].box->leave = self->cpu[1].box->leave = 0;

@@ -190,11 +190,7 @@ FIXTURE_SETUP(tenant)
 	int last = last_cpu_of(0);
 	cpu_set_t set;
 
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
-	ASSERT_EQ(0, ext_enable(true));
+	ASSERT_STOCK(self);
 	vm_signals();
 	ASSERT_EQ(0, bad_start(&self->bad, last));
 	sched_getaffinity(0, sizeof(set), &set);

@@ -32,10 +32,7 @@ FIXTURE(throttle)
 
 FIXTURE_SETUP(throttle)
 {
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_STOCK(self);
 	vm_signals();
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, VM_LOG | VM_IRQCHIP));
 	self->cpu = self->vm.cpu;
@@ -1008,10 +1005,7 @@ FIXTURE_VARIANT_ADD(account, ring){ .flags = VM_LOG | VM_RING };
 
 FIXTURE_SETUP(account)
 {
-	self->pid = getpid();
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	ASSERT_EQ(0, policies());
+	ASSERT_STOCK(self);
 	ASSERT_EQ(0, probe_up(&self->p, "probe", 0, F_ANY_VCPU));
 	ASSERT_EQ(0, vm_create(&self->vm, 2, PAGES, variant->flags));
 	/* Log start may be an event of its own. */
