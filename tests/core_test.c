@@ -644,6 +644,32 @@ static struct bpf_object *load_only(const char *map_name, const char *prog_name,
 	return obj;
 }
 
+/* Every op of every table: the same table with it is taken, and refused if it may sleep. */
+TEST_F_TIMEOUT(core, no_op_may_sleep, 60)
+{
+	static const char *const ops[] = {
+		"throttle_dirtied", "throttle_block", "throttle_round", "throttle_end",
+		"irq_route",	    "irq_run",	      "irq_resteer",	"irq_end",
+		"save_select",	    "save_end",	      "dirty_harvest",	"dirty_end",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {
+		for (int sleepy = 0; sleepy <= 1; sleepy++) {
+			struct bpf_object *obj;
+			char map[64];
+			int err;
+
+			snprintf(map, sizeof(map), "%s_%s", sleepy ? "sleepy" : "awake", ops[i]);
+			obj = load_only(map, NULL, &err);
+			EXPECT_EQ(sleepy ? -EINVAL : 0, err)
+			{
+				TH_LOG("%s: %d: %s", map, err, ext_log);
+			}
+			bpf_object__close(obj);
+		}
+	}
+}
+
 TEST_F(core, refused_at_load)
 {
 	static const struct {
@@ -651,13 +677,6 @@ TEST_F(core, refused_at_load)
 		bool good;
 	} tries[] = {
 		{ "good", NULL, NULL, true },
-		{ "sleepy_throttle_dirtied", NULL, NULL, false },
-		{ "sleepy_throttle_block", NULL, NULL, false },
-		{ "sleepy_throttle_round", NULL, NULL, false },
-		{ "sleepy_throttle_end", NULL, NULL, false },
-		{ "sleepy_irq_route", NULL, NULL, false },
-		{ "sleepy_save_select", NULL, NULL, false },
-		{ "sleepy_dirty_harvest", NULL, NULL, false },
 		{ "mark_pid", NULL, "kvm_throttle_mark_pid", false },
 		{ "untrusted", NULL, NULL, false },
 		{ "write", NULL, NULL, false },

@@ -34,88 +34,38 @@ struct kvm_throttle_ops good = {
 	.round = (void *)good_round,
 };
 
-/* No op of any table may sleep: who waits for it to end would wait with it. */
-SEC("struct_ops.s/dirtied")
-void BPF_PROG(sleepy_dirtied, struct kvm *kvm, struct kvm_vcpu *vcpu, u64 gfn, u32 source)
-{
-}
+/*
+ * No op of any table may sleep: who waits for it to end would wait with it.  Each op is
+ * there twice, and what differs is that alone.
+ */
+#define ONE_OP(kind, section, table, op)                   \
+	SEC(section "/" #op)                               \
+	int kind##_prog_##table##_##op(void *ctx)          \
+	{                                                  \
+		return 0;                                  \
+	}                                                  \
+                                                           \
+	SEC(".struct_ops.link")                            \
+	struct kvm_##table##_ops kind##_##table##_##op = { \
+		.name = #kind,                             \
+		.op = (void *)kind##_prog_##table##_##op,  \
+	}
+#define SLEEPY_AND_AWAKE(table, op)                \
+	ONE_OP(sleepy, "struct_ops.s", table, op); \
+	ONE_OP(awake, "struct_ops", table, op)
 
-SEC(".struct_ops.link")
-struct kvm_throttle_ops sleepy_throttle_dirtied = {
-	.name = "sleepy",
-	.dirtied = (void *)sleepy_dirtied,
-};
-
-SEC("struct_ops.s/block")
-s64 BPF_PROG(sleepy_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
-{
-	return 0;
-}
-
-SEC(".struct_ops.link")
-struct kvm_throttle_ops sleepy_throttle_block = {
-	.name = "sleepy",
-	.block = (void *)sleepy_block,
-};
-
-SEC("struct_ops.s/round")
-void BPF_PROG(sleepy_round, struct kvm *kvm, const struct kvm_throttle_round *round)
-{
-}
-
-SEC(".struct_ops.link")
-struct kvm_throttle_ops sleepy_throttle_round = {
-	.name = "sleepy",
-	.round = (void *)sleepy_round,
-};
-
-SEC("struct_ops.s/end")
-void BPF_PROG(sleepy_end, struct kvm *kvm)
-{
-}
-
-SEC(".struct_ops.link")
-struct kvm_throttle_ops sleepy_throttle_end = {
-	.name = "sleepy",
-	.end = (void *)sleepy_end,
-};
-
-SEC("struct_ops.s/route")
-s32 BPF_PROG(sleepy_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
-{
-	return KVM_IRQ_OWN;
-}
-
-SEC(".struct_ops.link")
-struct kvm_irq_ops sleepy_irq_route = {
-	.name = "sleepy",
-	.route = (void *)sleepy_route,
-};
-
-SEC("struct_ops.s/select")
-s64 BPF_PROG(sleepy_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
-	     const struct kvm_save_stats *stats)
-{
-	return 0;
-}
-
-SEC(".struct_ops.link")
-struct kvm_save_ops sleepy_save_select = {
-	.name = "sleepy",
-	.select = (void *)sleepy_select,
-};
-
-SEC("struct_ops.s/harvest")
-u64 BPF_PROG(sleepy_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
-{
-	return mask;
-}
-
-SEC(".struct_ops.link")
-struct kvm_dirty_ops sleepy_dirty_harvest = {
-	.name = "sleepy",
-	.harvest = (void *)sleepy_harvest,
-};
+SLEEPY_AND_AWAKE(throttle, dirtied);
+SLEEPY_AND_AWAKE(throttle, block);
+SLEEPY_AND_AWAKE(throttle, round);
+SLEEPY_AND_AWAKE(throttle, end);
+SLEEPY_AND_AWAKE(irq, route);
+SLEEPY_AND_AWAKE(irq, run);
+SLEEPY_AND_AWAKE(irq, resteer);
+SLEEPY_AND_AWAKE(irq, end);
+SLEEPY_AND_AWAKE(save, select);
+SLEEPY_AND_AWAKE(save, end);
+SLEEPY_AND_AWAKE(dirty, harvest);
+SLEEPY_AND_AWAKE(dirty, end);
 
 /* A kfunc of the tool's programs in an op. */
 SEC("struct_ops/block")
