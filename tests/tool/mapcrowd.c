@@ -18,36 +18,14 @@
 #include <bpf/bpf.h>
 #include <linux/types.h>
 
+#include "maps.h"
+
 #include "bpf/dirty.h"
 #include "bpf/dirty.skel.h"
 #include "bpf/trace.h"
 
 #define VCPUS 4096
 #define CHUNKS (1ull << (40 - 12 - DIRTY_CHUNK_SHIFT))
-
-/* The newest map of that name */
-static int map_of(const char *name, uint32_t *type)
-{
-	uint32_t id = 0;
-	int found = -1;
-
-	while (!bpf_map_get_next_id(id, &id)) {
-		int fd = bpf_map_get_fd_by_id(id);
-		struct bpf_map_info info = {};
-		uint32_t len = sizeof(info);
-
-		if (fd < 0)
-			continue;
-		if (bpf_map_get_info_by_fd(fd, &info, &len) || strcmp(info.name, name)) {
-			close(fd);
-			continue;
-		}
-		close(found);
-		found = fd;
-		*type = info.type;
-	}
-	return found;
-}
 
 static int crowd_dirty(uint64_t chunks)
 {

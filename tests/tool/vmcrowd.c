@@ -17,6 +17,8 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "maps.h"
+
 #include "bpf/top.h"
 #include "bpf/top.skel.h"
 
@@ -83,23 +85,16 @@ static int make(int kvm, struct small *s)
 
 /* --- simulated ones --------------------------------------------------------------- */
 
-/* The newest map of that name, mapped */
-static void *map_of(const char *name, size_t size)
+/* The newest map of that name, mapped, or NULL */
+static void *mapped(const char *name, size_t size)
 {
-	uint32_t id = 0;
-	void *found = MAP_FAILED;
+	uint32_t type;
+	int fd = map_of(name, &type);
+	void *found = fd < 0 ? MAP_FAILED :
+			       mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
-	while (!bpf_map_get_next_id(id, &id)) {
-		int fd = bpf_map_get_fd_by_id(id);
-		struct bpf_map_info info = {};
-		uint32_t len = sizeof(info);
-
-		if (fd < 0)
-			continue;
-		if (!bpf_map_get_info_by_fd(fd, &info, &len) && !strcmp(info.name, name))
-			found = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd >= 0)
 		close(fd);
-	}
 	return found == MAP_FAILED ? NULL : found;
 }
 
@@ -126,9 +121,9 @@ static void grow(void)
 
 static int simulate(unsigned int total)
 {
-	struct top_bpf__bss *bss = map_of("top_bpf.bss", sizeof(*bss));
+	struct top_bpf__bss *bss = mapped("top_bpf.bss", sizeof(*bss));
 
-	slots = map_of("slots", TOP_VCPUS * sizeof(*slots));
+	slots = mapped("slots", TOP_VCPUS * sizeof(*slots));
 	if (!bss || !slots)
 		return -ENOENT;
 	last = total;
