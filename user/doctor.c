@@ -163,8 +163,8 @@ static void check_mounts(void)
 
 static void check_rights(void)
 {
-	const char *line = lockdown(), *todo = NULL;
-	char names[128];
+	char *line = lockdown(), names[128];
+	const char *todo = NULL;
 
 	if (missing_caps(names, sizeof(names)))
 		note("privilege", str("lacks %s", names), "run as root", false);
@@ -178,7 +178,7 @@ static void check_rights(void)
 	else if (lockdown_bars_reads())
 		todo = "sign the modules with an enrolled key (MOK); top, trace and the like "
 		       "take lockdown=integrity";
-	note("lockdown", str("%s", *line ? line : "not in this kernel"), todo, true);
+	note("lockdown", *line ? line : str("not in this kernel"), todo, true);
 }
 
 /**

@@ -112,23 +112,32 @@ uint64_t missing_caps(char *names, size_t size)
 	return missing;
 }
 
-const char *lockdown(void)
+char *first_line(const char *path)
 {
-	FILE *f = fopen("/sys/kernel/security/lockdown", "re");
-	static char line[128];
+	FILE *f = fopen(path, "re");
+	char line[128];
 
-	*line = 0;
-	if (f && !fgets(line, sizeof(line), f))
+	if (!f)
+		return NULL;
+	if (!fgets(line, sizeof(line), f))
 		*line = 0;
-	if (f)
-		fclose(f);
+	fclose(f);
 	line[strcspn(line, "\n")] = 0;
-	return line;
+	return str("%s", line);
+}
+
+char *lockdown(void)
+{
+	return first_line("/sys/kernel/security/lockdown") ?: str("%s", "");
 }
 
 bool lockdown_bars_reads(void)
 {
-	return strstr(lockdown(), "[confidentiality]");
+	char *line = lockdown();
+	bool bars = strstr(line, "[confidentiality]");
+
+	free(line);
+	return bars;
 }
 
 void drop_rights(void)
@@ -245,17 +254,10 @@ int parse_pid(const char *text, uint32_t *pid)
 
 char *proc_comm(uint32_t pid)
 {
-	char *path = str("/proc/%u/comm", pid), name[32] = "";
-	FILE *f = fopen(path, "re");
+	char *path = str("/proc/%u/comm", pid), *name = first_line(path);
 
 	free(path);
-	if (!f)
-		return NULL;
-	if (!fgets(name, sizeof(name), f))
-		*name = 0;
-	fclose(f);
-	name[strcspn(name, "\n")] = 0;
-	return str("%s", name);
+	return name;
 }
 
 /* The process that thread @tid is of, 0 if there is none to be seen */

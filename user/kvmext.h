@@ -396,8 +396,10 @@ int need_kernel(void);
 int need_caps(void);
 /* need_privilege - these, and the kernel's process ids: E_ENV in a pid namespace */
 int need_privilege(void);
-/* lockdown - the kernel's levels with the one it is at in brackets, "" if it has none */
-const char *lockdown(void);
+/* first_line - of a file, without its end; NULL if it cannot be opened.  To be freed */
+char *first_line(const char *path);
+/* lockdown - the kernel's levels, the one it is at in brackets; "" if none.  To be freed */
+char *lockdown(void);
 /* lockdown_bars_reads - no BPF program may read the kernel's memory; policies need not */
 bool lockdown_bars_reads(void);
 /* drop_rights - be nobody from here on, to read what strangers made */

@@ -8,18 +8,13 @@
 /* The modules' own version, as modinfo has it, or NULL */
 static char *module_version(const char *module)
 {
-	char *path = str("/sys/module/%s/version", module), line[64] = "";
-	FILE *f = fopen(path, "re");
+	char *path = str("/sys/module/%s/version", module), *line = first_line(path);
 
 	free(path);
-	if (!f)
+	if (!line)
 		return NULL;
-	if (!fgets(line, sizeof(line), f))
-		*line = 0;
-	fclose(f);
-	line[strcspn(line, "\n")] = 0;
 	printable(line, "");
-	return *line ? str("%s", line) : NULL;
+	return *line ? line : NULL;
 }
 
 static bool has_tables(void)
