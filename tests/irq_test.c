@@ -228,6 +228,12 @@ static uint64_t accepted(FIXTURE_DATA(irq) * self)
 	return n;
 }
 
+/* A line that is up yet at the EOI is delivered once more, as on a busy machine. */
+static bool may_repeat(struct kind k)
+{
+	return k.via == PIN && k.level;
+}
+
 /*
  * Send @n, each when the one before was taken by @copies vCPUs; how many local
  * APICs accepted, if the guest took all.  In between it sleeps, as the vCPUs need its CPU.
@@ -245,6 +251,12 @@ static int fire(FIXTURE_DATA(irq) * self, struct kind k, int n, int copies)
 			nanosleep(&(struct timespec){ 0, 50000 }, NULL);
 		if (!ret && !WAIT(taken(self) - had >= (uint64_t)(i + 1) * copies, 10000))
 			ret = -ETIMEDOUT;
+	}
+	/* While a line is up it delivers anew: the last is not to be the next kind's. */
+	if (!ret && may_repeat(k)) {
+		if (!WAIT(taken(self) - had >= accepted(self) - was, 10000))
+			ret = -ETIMEDOUT;
+		sleep_ms(1);
 	}
 	return ret ?: (int)(accepted(self) - was);
 }
@@ -275,13 +287,17 @@ static int got(FIXTURE_DATA(irq) * self, int cpu)
 			EXPECT_EQ(__set & 1U << __i ? 12 / (int)__nr : 0, got(self, __i)); \
 	} while (0)
 
-/* Nobody is asked; each of @set gets each of them (one in all if @one). */
+/* Nobody is asked; each of @set gets each of them (one in all if @one), none is lost. */
 #define EXPECT_NOT_ASKED(k_, set_, one)                                                   \
 	do {                                                                              \
+		struct kind __k = (k_);                                                   \
 		unsigned int __set = (set_), __n = (one) ? 1 : __builtin_popcount(__set); \
 		uint64_t __asked = self->p.c->asked;                                      \
-		int __sum = 0;                                                            \
-		EXPECT_EQ(6 * (int)__n, fire(self, (k_), 6, __n));                        \
+		int __all = fire(self, __k, 6, __n), __sum = 0;                           \
+		int __want = 6 * (int)__n;                                                \
+		if (may_repeat(__k) && __all > __want)                                    \
+			__want = __all;                                                   \
+		EXPECT_EQ(__want, __all);                                                 \
 		EXPECT_EQ(0, self->p.c->asked - __asked);                                 \
 		for (int __i = 0; __i < CPUS; __i++) {                                    \
 			__sum += got(self, __i);                                          \
@@ -291,7 +307,7 @@ static int got(FIXTURE_DATA(irq) * self, int cpu)
 				EXPECT_EQ(6, got(self, __i));                             \
 			}                                                                 \
 		}                                                                         \
-		EXPECT_EQ(6 * (int)__n, __sum);                                           \
+		EXPECT_EQ(__all, __sum);                                                  \
 	} while (0)
 
 TEST_F_TIMEOUT(irq, flat, 100)
