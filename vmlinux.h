@@ -16948,6 +16948,21 @@ enum kvm_device_type {
 	KVM_DEV_TYPE_MAX = 12,
 };
 
+enum kvm_dirty_asked {
+	KVM_DIRTY_STOP = 0,
+	KVM_DIRTY_NO_SAY = 1,
+	KVM_DIRTY_ANSWERED = 2,
+};
+
+enum kvm_dirty_limit {
+	KVM_DIRTY_WORDS = 64,
+};
+
+enum kvm_dirty_pass {
+	KVM_DIRTY_FIRST = 0,
+	KVM_DIRTY_FINAL = 1,
+};
+
 enum kvm_dirty_source {
 	KVM_DIRTY_WRITE_FAULT = 0,
 	KVM_DIRTY_PML = 1,
@@ -43293,11 +43308,14 @@ struct bpf_struct_ops_desc {
 
 struct kvm;
 
+struct kvm_dirty_block;
+
 struct kvm_dirty_ops {
 	u32 vm;
 	u32 flags;
 	char name[32];
-	u64 (*harvest)(struct kvm *, u32, u64, u64);
+	void (*harvest)(struct kvm *, struct kvm_dirty_block *);
+	u64 (*basis)(struct kvm *, u32);
 	void (*end)(struct kvm *);
 };
 
@@ -43311,7 +43329,6 @@ struct bpf_struct_ops_kvm_dirty_ops {
 	long: 64;
 	long: 64;
 	struct kvm_dirty_ops data;
-	long: 64;
 };
 
 struct kvm_irq_ctx;
@@ -67211,6 +67228,16 @@ struct gfn_to_hva_cache {
 	struct kvm_memory_slot *memslot;
 };
 
+struct kvm_memory_slot___2;
+
+struct gfn_to_hva_cache___2 {
+	u64 generation;
+	gpa_t gpa;
+	long unsigned int hva;
+	long unsigned int len;
+	struct kvm_memory_slot___2 *memslot;
+};
+
 struct kvm___2;
 
 struct gfn_to_pfn_cache {
@@ -67232,7 +67259,7 @@ struct gfn_to_pfn_cache___2 {
 	u64 generation;
 	gpa_t gpa;
 	long unsigned int uhva;
-	struct kvm_memory_slot *memslot;
+	struct kvm_memory_slot___2 *memslot;
 	struct kvm *kvm;
 	struct list_head list;
 	rwlock_t lock;
@@ -80243,6 +80270,8 @@ struct kvm_dirty_vm {
 	u64 harvests;
 	u64 offered;
 	u64 withheld;
+	u64 back;
+	u64 held;
 	u64 left;
 };
 
@@ -80593,10 +80622,32 @@ struct kvm_device_ops {
 	int (*mmap)(struct kvm_device *, struct vm_area_struct *);
 };
 
+struct kvm_dirty_block {
+	u64 gfn;
+	u64 basis;
+	u32 slot;
+	u32 words;
+	u32 pass;
+	u64 mask[64];
+};
+
 struct kvm_dirty_gfn {
 	__u32 flags;
 	__u32 slot;
 	__u64 offset;
+};
+
+struct kvm_dirty_harvest {
+	struct kvm *kvm;
+	struct kvm_memory_slot___2 *slot;
+	u64 seq;
+	long unsigned int *out;
+	long unsigned int words;
+	bool manual;
+	u64 budget;
+	u64 spent;
+	struct kvm_dirty_block block;
+	long unsigned int left[64];
 };
 
 struct kvm_dirty_log {
@@ -80615,6 +80666,14 @@ struct kvm_dirty_ring {
 	u32 soft_limit;
 	struct kvm_dirty_gfn *dirty_gfns;
 	int index;
+};
+
+struct kvm_dirty_withheld {
+	struct kvm *kvm;
+	u64 seq;
+	u64 basis;
+	long unsigned int nr;
+	long unsigned int bitmap[0];
 };
 
 struct kvm_dtable {
@@ -80789,7 +80848,7 @@ union kvm_mmu_notifier_arg {
 };
 
 struct kvm_gfn_range {
-	struct kvm_memory_slot *slot;
+	struct kvm_memory_slot___2 *slot;
 	gfn_t start;
 	gfn_t end;
 	union kvm_mmu_notifier_arg arg;
@@ -81278,7 +81337,7 @@ struct kvm_lapic {
 	int highest_isr_cache;
 	void *regs;
 	gpa_t vapic_addr;
-	struct gfn_to_hva_cache vapic_cache;
+	struct gfn_to_hva_cache___2 vapic_cache;
 	long unsigned int pending_events;
 	unsigned int sipi_vector;
 	int nr_lvt_entries;
@@ -81328,10 +81387,29 @@ struct kvm_memory_slot {
 	} gmem;
 };
 
+struct kvm_memory_slot___2 {
+	struct hlist_node id_node[2];
+	struct interval_tree_node hva_node[2];
+	struct rb_node gfn_node[2];
+	gfn_t base_gfn;
+	long unsigned int npages;
+	long unsigned int *dirty_bitmap;
+	struct kvm_arch_memory_slot arch;
+	long unsigned int userspace_addr;
+	u32 flags;
+	short int id;
+	u16 as_id;
+	struct {
+		struct file *file;
+		long unsigned int pgoff;
+	} gmem;
+	struct kvm_dirty_withheld *withheld;
+};
+
 struct kvm_memslot_iter {
 	struct kvm_memslots *slots;
 	struct rb_node *node;
-	struct kvm_memory_slot *slot;
+	struct kvm_memory_slot___2 *slot;
 };
 
 struct kvm_mmio_fragment {
@@ -81605,7 +81683,7 @@ struct kvm_page_fault {
 	u8 req_level;
 	u8 goal_level;
 	gfn_t gfn;
-	struct kvm_memory_slot *slot;
+	struct kvm_memory_slot___2 *slot;
 	long unsigned int mmu_seq;
 	kvm_pfn_t pfn;
 	hva_t hva;
@@ -82808,7 +82886,7 @@ struct kvm_vcpu_arch___2 {
 		u8 preempted;
 		u64 msr_val;
 		u64 last_steal;
-		struct gfn_to_hva_cache cache;
+		struct gfn_to_hva_cache___2 cache;
 	} st;
 	u64 l1_tsc_offset;
 	u64 tsc_offset;
@@ -82863,7 +82941,7 @@ struct kvm_vcpu_arch___2 {
 	struct {
 		bool halted;
 		gfn_t gfns[64];
-		struct gfn_to_hva_cache data;
+		struct gfn_to_hva_cache___2 data;
 		u64 msr_en_val;
 		u64 msr_int_val;
 		u16 vec;
@@ -82879,7 +82957,7 @@ struct kvm_vcpu_arch___2 {
 	} osvw;
 	struct {
 		u64 msr_val;
-		struct gfn_to_hva_cache data;
+		struct gfn_to_hva_cache___2 data;
 	} pv_eoi;
 	u64 msr_kvm_poll_control;
 	struct {
@@ -82942,7 +83020,7 @@ struct kvm_vcpu {
 	struct kvm_vcpu_stat stat;
 	char stats_id[48];
 	struct kvm_dirty_ring dirty_ring;
-	struct kvm_memory_slot *last_used_slot;
+	struct kvm_memory_slot___2 *last_used_slot;
 	u64 last_used_slot_gen;
 	struct kvm_ext_vcpu ext;
 };
@@ -108229,7 +108307,7 @@ struct slot___2 {
 };
 
 struct slot_rmap_walk_iterator {
-	const struct kvm_memory_slot *slot;
+	const struct kvm_memory_slot___2 *slot;
 	gfn_t start_gfn;
 	gfn_t end_gfn;
 	int start_level;
@@ -131966,7 +132044,7 @@ typedef void sha256_block_fn(struct sha256_state *, const u8 *, int);
 
 typedef void sha512_block_fn(struct sha512_state *, const u8 *, int);
 
-typedef bool (*slot_rmaps_handler)(struct kvm *, struct kvm_rmap_head *, const struct kvm_memory_slot *);
+typedef bool (*slot_rmaps_handler)(struct kvm *, struct kvm_rmap_head *, const struct kvm_memory_slot___2 *);
 
 typedef bool (*smp_cond_func_t)(int, void *);
 

@@ -62,19 +62,32 @@ struct free_head {
 	__u64 lists_were;
 };
 
+/* VMs that one skip_free serves at a time */
+#define FREE_VMS 1024
+
 /**
- * struct free_lease - the one element of skip_free's map "lease", which the host's tool keeps
+ * struct free_lease - what skip_free is told of a VM's area, and what it has done
  * @until: the area is trusted until then, CLOCK_MONOTONIC, ns; 0: there is none
  * @cookie: the area's
  * @pfns: the area's
+ * @logs: dirty logs of memslots that the policy was asked about
+ * @skipped: pages that it left out
+ * @sent: dirty pages that it let through
+ * @gfns: the gfn of each of the area's pages, plus 1; 0: no page
  *
- * Map "area" of skip_free has the gfn of each of the area's pages, plus 1, by its index.
- * @cookie is written last when the area is told anew, with @until 0 before.
+ * An array map of u64 that the host's tool makes for each VM, maps, and puts into skip_free's map "areas",
+ * under the process id of the VMM.  @cookie is written last when the area is told anew, with @until 0 before.
  */
 struct free_lease {
 	__u64 until;
 	__u64 cookie;
 	__u64 pfns;
+	__u64 logs;
+	__u64 skipped;
+	__u64 sent;
+	__u64 gfns[FREE_AREA_PAGES];
 };
+
+#define FREE_LEASE_WORDS (sizeof(struct free_lease) / sizeof(__u64))
 
 #endif /* __KVMEXT_FREE_H */

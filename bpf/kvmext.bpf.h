@@ -110,7 +110,8 @@ extern int kvm_irq_look(const struct kvm_irq_ctx *ctx, u32 i,
 			struct kvm_irq_candidate *c) __ksym;
 extern void kvm_irq_error(const struct kvm_irq_ctx *ctx, s64 code, const char *msg__str) __ksym;
 
-/* May be called in harvest() of kvm_dirty_ops; the first only where it may sleep. */
+/* May be called in the ops of kvm_dirty_ops; the first in harvest() alone, which has a block. */
+extern u64 *kvm_dirty_words(struct kvm_dirty_block *block, const u32 rdwr_buf_size) __ksym;
 extern int kvm_dirty_read(volatile struct kvm *kvm, u64 gpa, void *buf, u32 buf__sz) __ksym;
 extern int kvm_dirty_read_atomic(volatile struct kvm *kvm, u64 gpa, void *buf, u32 buf__sz) __ksym;
 extern u64 kvm_dirty_clock(volatile struct kvm *kvm) __ksym;

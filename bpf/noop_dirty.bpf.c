@@ -9,14 +9,19 @@
 
 char _license[] SEC("license") = "GPL";
 
-KVMEXT_COUNTER(u64, words, "", "words of 64 pages that were asked about");
+KVMEXT_COUNTER(u64, blocks, "", "stretches of 4096 pages that were asked about");
 KVMEXT_COUNTER(u64, ends, "", "VMs that ended");
 
 SEC("struct_ops/harvest")
-u64 BPF_PROG(noop_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+void BPF_PROG(noop_harvest, struct kvm *kvm, struct kvm_dirty_block *block)
 {
-	__sync_fetch_and_add(&words, 1);
-	return mask;
+	__sync_fetch_and_add(&blocks, 1);
+}
+
+SEC("struct_ops/basis")
+u64 BPF_PROG(noop_basis, struct kvm *kvm, u32 slot)
+{
+	return 1;
 }
 
 SEC("struct_ops/end")
@@ -30,5 +35,6 @@ SEC(".struct_ops.link")
 struct kvm_dirty_ops noop_dirty = {
 	.name = "noop",
 	.harvest = (void *)noop_harvest,
+	.basis = (void *)noop_basis,
 	.end = (void *)noop_end,
 };

@@ -4,7 +4,10 @@
  *
  * The guest says which those are: kvmext guest, running in it, keeps a bitmap of them
  * in the guest's memory (bpf/free.h), and kvmext hint tells this policy where, and that
- * the guest is alive.  Each word of the log is held against the bitmap as it is then.
+ * the guest is alive.  The log is held against the bitmap as it is then.  A page that is left
+ * out stays out until the guest writes there again, or the area is in doubt.
+ *
+ * Loaded for every VM, it serves each by its own area.
  *
  * For: live migration of guests with memory to spare; from the second round on with a
  * VMM that sends all once whatever KVM says, as QEMU does.
@@ -26,51 +29,66 @@ char _license[] SEC("license") = "GPL";
 
 KVMEXT_COUNTER(u64, skipped, "pages", "dirty, free, and left out");
 KVMEXT_COUNTER(u64, sent, "pages", "dirty and let through");
-KVMEXT_COUNTER(u64, taken_back, "pages", "of these: left out before, and in use again");
-KVMEXT_COUNTER(u64, held, "pages", "left out now: dirty, free, not sent");
-KVMEXT_COUNTER(u64, unheld, "pages",
-	       "left out without a note: they count as skipped each time, and stay in held");
-KVMEXT_COUNTER(u64, words, "", "words of 64 pages that were asked about");
-KVMEXT_COUNTER(u64, no_lease, "words", "let through: no word from the guest's agent of late");
-KVMEXT_COUNTER(u64, foreign, "words", "let through: the area is not there, or not that one");
-KVMEXT_COUNTER(u64, rebooted, "words",
-	       "let through: the guest was reset since it told of the area");
-KVMEXT_COUNTER(u64, scanned, "words", "let through: the guest was looking for free pages");
+KVMEXT_COUNTER(u64, logs, "", "dirty logs of memslots that it was asked about");
+KVMEXT_COUNTER(u64, no_lease, "", "let through: no word from the guest's agent of late");
+KVMEXT_COUNTER(u64, foreign, "", "let through: the area is not there, or not that one");
+KVMEXT_COUNTER(u64, rebooted, "", "let through: the guest was reset since it told of the area");
+KVMEXT_COUNTER(u64, scanned, "", "let through: the guest was looking for free pages");
 
-struct {
+struct area {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FREE_AREA_PAGES);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, FREE_LEASE_WORDS);
 	__type(key, u32);
-	__type(value, u64); /* gfn + 1 */
-} area SEC(".maps");
+	__type(value, u64);
+};
 
+/* struct free_lease, by the process id of the VMM */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, FREE_VMS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32);
-	__type(value, struct free_lease);
-} lease SEC(".maps");
+	__array(values, struct area);
+} areas SEC(".maps");
 
-/* Which pages of a word were left out when it was asked about last; by gfn of the first */
+/* The area of a VM that was used last, and where the guest's clock was when it first was */
+struct used {
+	u64 cookie;
+	u64 clock;
+	u32 pid;
+	u32 pad;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 18);
-	__type(key, u64);
-	__type(value, u64);
-} left_out SEC(".maps");
+	__uint(max_entries, FREE_VMS);
+	__type(key, u64); /* address of struct kvm; end() deletes it */
+	__type(value, struct used);
+} vms SEC(".maps");
 
-/* The area that was used last, and where the guest's clock was when it first was */
-static u64 used_cookie, used_clock;
+#define AT(member) (__builtin_offsetof(struct free_lease, member) / sizeof(u64))
+
+/* vmlinux.h has no errno. */
+#define ENOENT 2
+#define EAGAIN 11
+
+/* An index that the verifier sees bounded, whatever clang knows */
+#define BOUNDED(i)                                                               \
+	({                                                                       \
+		u64 __i = (i);                                                   \
+		asm volatile("%0 &= %1" : "+r"(__i) : "i"(KVM_DIRTY_WORDS - 1)); \
+		__i;                                                             \
+	})
 
 /* Loaded for every VM, it may be asked by several at once. */
-static void count(u64 *counter, u64 n)
+static __always_inline void count(u64 *counter, u64 n)
 {
 	__sync_fetch_and_add(counter, n);
 }
 
-static u64 popcount(u64 v)
+static __always_inline u64 popcount(u64 v)
 {
 	v -= (v >> 1) & 0x5555555555555555;
 	v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333);
@@ -78,94 +96,212 @@ static u64 popcount(u64 v)
 	return v * 0x0101010101010101 >> 56;
 }
 
-/* Where byte @off of the area's page @page is; 0: nowhere.  Page 0 of a guest is no area. */
-static u64 area_gpa(u32 page, u32 off)
+static __always_inline void *area_of_current(void)
 {
-	u64 *gfn = bpf_map_lookup_elem(&area, &page);
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
 
-	return gfn && *gfn > 1 ? (*gfn - 1) * 4096 + off : 0;
+	return bpf_map_lookup_elem(&areas, &pid);
+}
+
+/* Word @i of struct free_lease */
+static __always_inline u64 lease(void *area, u32 i)
+{
+	volatile u64 *word = bpf_map_lookup_elem(area, &i);
+
+	return word ? *word : 0;
+}
+
+static __always_inline void lease_count(void *area, u32 i, u64 n)
+{
+	u64 *word = bpf_map_lookup_elem(area, &i);
+
+	if (word)
+		count(word, n);
+}
+
+/* From byte @off of the area's page @page.  Page 0 of a guest is no area. */
+static __always_inline int area_read(struct kvm *kvm, void *area, u32 page, u32 off, void *buf,
+				     u32 len)
+{
+	u64 gfn = lease(area, AT(gfns) + page);
+
+	/* There is no memory at the end of all: @buf is 0 then. */
+	return kvm_dirty_read(kvm, gfn > 1 ? (gfn - 1) * 4096 + off : ~0ULL << 12, buf, len);
+}
+
+/* Where the guest's clock was when area @cookie was first used; else than @clock if unknown */
+static __always_inline u64 used_clock(struct kvm *kvm, u64 cookie, u64 clock)
+{
+	struct used new = {
+		.cookie = cookie,
+		.clock = clock,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+	u64 key = (u64)kvm;
+	struct used *used;
+
+	used = bpf_map_lookup_elem(&vms, &key);
+	if (used && used->cookie == cookie)
+		return used->clock;
+	return bpf_map_update_elem(&vms, &key, &new, BPF_ANY) ? ~clock : clock;
+}
+
+/**
+ * struct view - a VM's area as it is now
+ * @head: its head page
+ * @why: where to count that it is in doubt
+ */
+struct view {
+	struct free_head head;
+	u64 *why;
+};
+
+/*
+ * Whose area it is, that it has been that all along, and that the guest is there.  0; -EAGAIN
+ * to be asked again; -ENOENT in doubt.
+ */
+static __always_inline int look(struct kvm *kvm, void *area, struct view *v)
+{
+	u64 clock;
+	int ret;
+
+	v->why = &no_lease;
+	if (!area || (s64)(lease(area, AT(until)) - bpf_ktime_get_ns()) <= 0)
+		return -ENOENT;
+
+	v->why = &foreign;
+	ret = area_read(kvm, area, 0, 0, &v->head, sizeof(v->head));
+	if (ret)
+		return ret == -EAGAIN ? ret : -ENOENT;
+	if (v->head.magic != FREE_MAGIC || !v->head.cookie ||
+	    v->head.cookie != lease(area, AT(cookie)) || v->head.pfns != lease(area, AT(pfns)))
+		return -ENOENT;
+
+	v->why = &rebooted;
+	clock = kvm_dirty_clock(kvm);
+	return used_clock(kvm, v->head.cookie, clock) == clock ? 0 : -ENOENT;
+}
+
+/* What is left out rests on the area.  Of another one nothing is known that was said of this. */
+SEC("struct_ops/basis")
+u64 BPF_PROG(skip_free_basis, struct kvm *kvm, u32 slot)
+{
+	void *area = area_of_current();
+	struct view v;
+	int ret;
+
+	ret = look(kvm, area, &v);
+	if (ret == -EAGAIN)
+		return 0;
+	count(&logs, 1);
+	if (area)
+		lease_count(area, AT(logs), 1);
+	if (ret)
+		count(v.why, 1);
+	return ret ? 0 : v.head.cookie;
 }
 
 /* Word @i of the bitmap; what cannot be read is in use. */
-static u64 area_word(struct kvm *kvm, u64 i)
+static __always_inline int bits_of(struct kvm *kvm, void *area, u64 i, u64 *bits)
 {
-	u64 gpa = area_gpa(1 + i / 512, i % 512 * 8), word;
-
-	return gpa && !kvm_dirty_read(kvm, gpa, &word, sizeof(word)) ? word : 0;
+	return area_read(kvm, area, 1 + i / 512, i % 512 * 8, bits, sizeof(*bits));
 }
 
-/* Whose area it is, and that it has been that all along */
-static bool area_good(struct kvm *kvm, const struct free_lease *l, struct free_head *head)
+/* Which of the 64 pages from @gfn on are free; 0 or -EAGAIN */
+static __always_inline int free_pages(struct kvm *kvm, void *area, u64 gfn, u64 pfns, u64 *free)
 {
-	u64 gpa = area_gpa(0, 0), clock;
+	u64 shift = gfn % 64, word = 0;
 
-	if (!gpa || kvm_dirty_read(kvm, gpa, head, sizeof(*head)) || head->magic != FREE_MAGIC ||
-	    head->cookie != l->cookie || head->pfns != l->pfns) {
-		count(&foreign, 1);
-		return false;
-	}
-
-	clock = kvm_dirty_clock(kvm);
-	if (used_cookie != l->cookie) {
-		used_cookie = l->cookie;
-		used_clock = clock;
-	}
-	if (clock != used_clock) {
-		count(&rebooted, 1);
-		return false;
-	}
-	return true;
-}
-
-/* Which of the 64 pages from @gfn on are free, beyond doubt */
-static u64 free_pages(struct kvm *kvm, u64 gfn)
-{
-	u64 i = gfn / 64, shift = gfn % 64, now = bpf_ktime_get_ns(), word;
-	struct free_head head, after;
-	struct free_lease *l;
-	u32 zero = 0;
-
-	l = bpf_map_lookup_elem(&lease, &zero);
-	if (!l || (s64)(*(volatile u64 *)&l->until - now) <= 0) {
-		count(&no_lease, 1);
+	*free = 0;
+	if (gfn >= pfns)
 		return 0;
+	if (bits_of(kvm, area, gfn / 64, &word) == -EAGAIN)
+		return -EAGAIN;
+	*free = word >> shift;
+	if (shift) {
+		if (bits_of(kvm, area, gfn / 64 + 1, &word) == -EAGAIN)
+			return -EAGAIN;
+		*free |= word << (64 - shift);
 	}
-	if (gfn >= l->pfns || !area_good(kvm, l, &head))
-		return 0;
-
-	word = area_word(kvm, i) >> shift;
-	if (shift)
-		word |= area_word(kvm, i + 1) << (64 - shift);
-	if (l->pfns - gfn < 64)
-		word &= (1ULL << (l->pfns - gfn)) - 1;
-
-	if (head.seq & 1 || !area_good(kvm, l, &after) || after.seq != head.seq) {
-		count(&scanned, 1);
-		return 0;
-	}
-	return word;
+	if (pfns - gfn < 64)
+		*free &= (1ULL << (pfns - gfn)) - 1;
+	return 0;
 }
 
 SEC("struct_ops/harvest")
-u64 BPF_PROG(skip_free_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+void BPF_PROG(skip_free_harvest, struct kvm *kvm, struct kvm_dirty_block *block)
 {
-	u64 out = mask & free_pages(kvm, gfn), *was, before;
+	u64 *mask = kvm_dirty_words(block, KVM_DIRTY_WORDS * sizeof(u64));
+	u64 in = 0, out = 0, seq, pfns, free;
+	void *area = area_of_current();
+	struct view v;
+	u32 i;
+	int ret;
 
-	count(&words, 1);
-	was = bpf_map_lookup_elem(&left_out, &gfn);
-	before = was ? *was : 0;
-	if (was && !out)
-		bpf_map_delete_elem(&left_out, &gfn);
-	else if (was)
-		*was = out;
-	else if (out && bpf_map_update_elem(&left_out, &gfn, &out, BPF_ANY))
-		count(&unheld, popcount(out));
+	if (!mask || !area)
+		return;
+	ret = look(kvm, area, &v);
+	if (ret == -EAGAIN)
+		return;
+	if (ret || v.head.cookie != block->basis)
+		goto doubt;
+	seq = v.head.seq;
+	pfns = v.head.pfns;
 
-	count(&skipped, popcount(out & ~before));
-	count(&sent, popcount(mask & ~out));
-	count(&taken_back, popcount(before & mask & ~out));
-	count(&held, popcount(out) - popcount(before));
-	return mask & ~out;
+	bpf_for(i, 0, KVM_DIRTY_WORDS) {
+		u64 *word = &mask[BOUNDED(i)];
+
+		if (i >= block->words || !*word)
+			continue;
+		if (free_pages(kvm, area, block->gfn + i * 64, pfns, &free))
+			return;
+		out += popcount(*word & free);
+		*word &= ~free;
+		in += popcount(*word);
+	}
+
+	ret = look(kvm, area, &v);
+	if (ret == -EAGAIN)
+		return;
+	if (ret || v.head.cookie != block->basis)
+		goto doubt;
+	if (seq & 1 || v.head.seq != seq) {
+		v.why = &scanned;
+		goto doubt;
+	}
+	/* What the first pass would leave out is asked about again. */
+	count(&sent, in);
+	lease_count(area, AT(sent), in);
+	if (block->pass == KVM_DIRTY_FINAL) {
+		count(&skipped, out);
+		lease_count(area, AT(skipped), out);
+	}
+	return;
+
+doubt:
+	/* Bits that are set change nothing: all of it is sent. */
+	bpf_for(i, 0, KVM_DIRTY_WORDS)
+		mask[BOUNDED(i)] = ~0ULL;
+	count(v.why, 1);
+}
+
+SEC("struct_ops/end")
+void BPF_PROG(skip_free_end, struct kvm *kvm)
+{
+	u64 key = (u64)kvm, *until;
+	u32 first = AT(until);
+	struct used *used;
+	void *area;
+
+	used = bpf_map_lookup_elem(&vms, &key);
+	if (!used)
+		return;
+	/* The next VM of that process tells of itself. */
+	area = bpf_map_lookup_elem(&areas, &used->pid);
+	until = area ? bpf_map_lookup_elem(area, &first) : NULL;
+	if (until)
+		*until = 0;
+	bpf_map_delete_elem(&vms, &key);
 }
 
 KVMEXT_ABOUT("live migration does not send what the guest does not use; needs kvmext guest and hint")
@@ -173,4 +309,6 @@ SEC(".struct_ops.link")
 struct kvm_dirty_ops skip_free = {
 	.name = "skip_free",
 	.harvest = (void *)skip_free_harvest,
+	.basis = (void *)skip_free_basis,
+	.end = (void *)skip_free_end,
 };

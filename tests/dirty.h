@@ -26,6 +26,7 @@ struct pol {
 	void *bss;
 	volatile struct dirty_probe_knobs *k;
 	volatile struct dirty_probe_counts *c;
+	struct free_lease *lease;
 };
 
 /* @table of the object alone, for VM @vm */
@@ -78,6 +79,9 @@ static inline void pol_free(struct pol *p)
 		munmap((void *)p->k, VM_PAGE);
 	if (p->bss)
 		munmap(p->bss, VM_PAGE);
+	if (p->lease)
+		munmap(p->lease, sizeof(*p->lease));
+	p->lease = NULL;
 	bpf_object__close(p->obj);
 	p->obj = NULL;
 }
@@ -126,39 +130,66 @@ static inline struct free_head *area_head(struct vm *vm)
 	return vm->low + GUEST_AREA;
 }
 
-static inline int area_tell(struct pol *p, uint64_t cookie, int ms)
+/* As kvmext hint does for the VM of process @pid; the lease stays mapped */
+static inline struct free_lease *area_open(struct pol *p, __u32 pid)
 {
-	struct free_lease l = {
-		.until = now_ns() + ms * MS,
-		.cookie = cookie,
-		.pfns = PFNS,
-	};
-	struct bpf_map *area = bpf_object__find_map_by_name(p->obj, "area");
-	struct bpf_map *lease = bpf_object__find_map_by_name(p->obj, "lease");
-	__u32 zero = 0;
+	struct bpf_map *areas = bpf_object__find_map_by_name(p->obj, "areas");
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	struct free_lease *l;
+	int fd;
 
-	if (!area || !lease)
-		return -ENOENT;
-	for (__u32 i = 0; i < AREA_PAGES; i++) {
-		__u64 gfn = GUEST_AREA / VM_PAGE + i + 1;
-
-		if (bpf_map_update_elem(bpf_map__fd(area), &i, &gfn, 0))
-			return -errno;
-	}
-	return bpf_map_update_elem(bpf_map__fd(lease), &zero, &l, 0) ? -errno : 0;
+	fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "area", 4, 8, FREE_LEASE_WORDS, &opts);
+	if (!areas || fd < 0)
+		return NULL;
+	l = mmap(NULL, sizeof(*l), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (l == MAP_FAILED || bpf_map_update_elem(bpf_map__fd(areas), &pid, &fd, 0))
+		l = NULL;
+	close(fd);
+	return l;
 }
 
-/* skip_free, told of the area that the test's guest keeps; all of its pages are free */
-static inline int skip_up(struct vm *vm, struct pol *p)
+static inline int area_tell(struct pol *p, uint64_t cookie, uint64_t pfns, int ms)
+{
+	if (!p->lease)
+		p->lease = area_open(p, getpid());
+	if (!p->lease)
+		return -ENOENT;
+	for (__u32 i = 0; i < AREA_PAGES; i++)
+		p->lease->gfns[i] = GUEST_AREA / VM_PAGE + i + 1;
+	p->lease->pfns = pfns;
+	p->lease->cookie = cookie;
+	p->lease->until = now_ns() + ms * MS;
+	return 0;
+}
+
+/* The area that the test's guest keeps; @pages of its pages are free */
+static inline void area_fill(struct vm *vm, uint64_t cookie, size_t pages)
 {
 	struct free_head *head = area_head(vm);
-	int ret;
 
 	memset(head, 0, AREA_PAGES * VM_PAGE);
-	memset((char *)head + VM_PAGE + FIRST_GFN / 8, 0xff, PAGES / 8);
-	*head = (struct free_head){ .magic = FREE_MAGIC, .cookie = 0x1234, .pfns = PFNS };
+	memset((char *)head + VM_PAGE + FIRST_GFN / 8, 0xff, pages / 8);
+	*head = (struct free_head){
+		.magic = FREE_MAGIC,
+		.cookie = cookie,
+		.pfns = FIRST_GFN + pages,
+	};
+}
+
+/* skip_free, told of that area */
+static inline int skip_up_pages(struct vm *vm, struct pol *p, size_t pages)
+{
+	int ret;
+
+	area_fill(vm, 0x1234, pages);
 	ret = pol_load(p, "../bpf/skip_free.bpf.o", "skip_free", "skip_free", getpid());
-	return ret ?: pol_attach(p) ?: area_tell(p, 0x1234, 3600000);
+	return ret ?: pol_attach(p) ?: area_tell(p, 0x1234, FIRST_GFN + pages, 3600000);
+}
+
+/* ... all of them */
+static inline int skip_up(struct vm *vm, struct pol *p)
+{
+	return skip_up_pages(vm, p, PAGES);
 }
 
 /* --- a VM, in both ways to take the log ------------------------------------ */

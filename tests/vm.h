@@ -70,6 +70,7 @@ enum vm_op {
 #define VM_LOG (1 << 4) /* start with dirty logging on */
 #define VM_NO_MEM (1 << 5) /* the test adds the memory under test itself */
 #define VM_PRIVATE (1 << 6) /* may have private memory, see vm_may_be_private() */
+#define VM_SPARSE (1 << 7) /* the memory under test is there when it is touched */
 
 #define VM_RING_ENTRIES 2048 /* PML takes 576 as reserve */
 
@@ -530,13 +531,15 @@ static inline int vm_add_cpu(struct vm *vm, int id)
 static inline void *vm_alloc(struct vm *vm, size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		       MAP_ANONYMOUS | (vm->flags & VM_SHARED ? MAP_SHARED : MAP_PRIVATE), -1, 0);
+		       MAP_ANONYMOUS | MAP_NORESERVE |
+			       (vm->flags & VM_SHARED ? MAP_SHARED : MAP_PRIVATE),
+		       -1, 0);
 
 	if (p == MAP_FAILED)
 		return NULL;
 	/* 4 KiB pages in the host, present: no fault is for the host's sake. */
 	madvise(p, size, MADV_NOHUGEPAGE);
-	for (size_t i = 0; i < size; i += VM_PAGE)
+	for (size_t i = 0; i < size && !(vm->flags & VM_SPARSE); i += VM_PAGE)
 		*(volatile char *)(p + i) = 0;
 	return p;
 }

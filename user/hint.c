@@ -84,13 +84,10 @@ static double bucket_fill(struct bucket *b, double burst, double per_s)
 struct hint {
 	const struct hint_args *a;
 	int sock;
-	int area_fd, bss_fd;
+	int areas_fd;
 	uint32_t link_id, ops_id;
-	volatile struct free_lease *lease;
+	struct free_lease *lease;
 	enum hint_state state;
-	struct vars vars;
-	char *bss;
-	size_t bss_size;
 	/* What came, up to a line's end; the rest of a line that is too long is passed over */
 	char in[LINE_LEN];
 	size_t len;
@@ -108,7 +105,7 @@ struct hint {
 	/* beats that may still be answered */
 	uint64_t beat, sent_ns[BEATS];
 	uint64_t next_beat, next_ask, asked_ns, next_show;
-	uint64_t words, words_ns, shown_words;
+	uint64_t logs, logs_ns, shown_logs;
 	uint64_t moving_until;
 	bool zero_sent;
 	/* A guest that tells what nobody asked is not to keep us busy: one answer for each. */
@@ -155,24 +152,14 @@ static const struct argp_option options[] = {
 
 /* --- what people see ------------------------------------------------------------------------- */
 
-static uint64_t counter(const struct hint *h, const char *name)
+/* What the policy has counted of this VM */
+static uint64_t counter(const __u64 *n)
 {
-	struct var *v = vars_find(&h->vars, name);
-
-	return v && h->bss && v->off + v->size <= h->bss_size ? (uint64_t)var_load(v, h->bss) : 0;
-}
-
-static void look(struct hint *h)
-{
-	uint32_t zero = 0;
-
-	if (h->bss)
-		bpf_map_lookup_elem(h->bss_fd, &zero, h->bss);
+	return __atomic_load_n(n, __ATOMIC_RELAXED);
 }
 
 static void show(struct hint *h, const char *event, const char *reason, int64_t pages)
 {
-	look(h);
 	if (g.json) {
 		j_open(NULL, '{');
 		j_str("event", event);
@@ -180,9 +167,8 @@ static void show(struct hint *h, const char *event, const char *reason, int64_t 
 		j_str("state", state_names[h->state]);
 		j_real("seconds", run_seconds(&h->a->run));
 		j_num("frames", h->pfns);
-		j_num("skipped", counter(h, "skipped"));
-		j_num("sent", counter(h, "sent"));
-		j_num("taken_back", counter(h, "taken_back"));
+		j_num("skipped", counter(&h->lease->skipped));
+		j_num("sent", counter(&h->lease->sent));
 		if (pages >= 0)
 			j_num("pages", pages);
 		if (reason)
@@ -258,50 +244,53 @@ static uint32_t ops_of(uint32_t link_id)
 	return info.struct_ops.map_id;
 }
 
+/* The area of this VM, where the policy looks for it; what one that was killed has left goes. */
+static int open_lease(struct hint *h)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	uint32_t vm = h->a->run.filter.vm;
+	int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "area", 4, 8, FREE_LEASE_WORDS, &opts);
+
+	if (fd < 0)
+		return fail(E_INTERNAL, NULL, "cannot make a map: %s", strerror(errno));
+	h->lease = mmap(NULL, sizeof(*h->lease), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (h->lease == MAP_FAILED)
+		return fail(E_INTERNAL, NULL, "cannot map a map: %s", strerror(errno));
+	if (bpf_map_update_elem(h->areas_fd, &vm, &fd, 0))
+		return fail(errno == E2BIG ? E_CONFLICT : E_INTERNAL,
+			    "end another VM's kvmext hint: a policy serves so many VMs",
+			    "cannot tell '" POLICY "' of VM %u: %s", vm, strerror(errno));
+	close(fd);
+	return OK;
+}
+
 static int open_policy(struct hint *h)
 {
-	struct bpf_map_info info = {};
-	uint32_t len = sizeof(info);
 	struct policies ps;
 	struct policy *p;
-	struct inside in;
 	char *path;
 	int ret, fd;
 
 	ret = policies_read(&ps);
 	if (ret == OK)
 		ret = find_policy(&ps, h->a->run.filter.vm, &p);
-	if (ret == OK)
-		ret = policy_inside(p, &in);
 	if (ret != OK)
 		return ret;
-	h->vars = in.vars;
 	h->link_id = p->link_id;
 	h->ops_id = ops_of(p->link_id);
-	h->area_fd = policy_map(p, "area");
-	fd = policy_map(p, "lease");
-	h->bss_fd = policy_map(p, ".bss");
-	if (h->area_fd < 0 || fd < 0)
+	h->areas_fd = policy_map(p, "areas");
+	if (h->areas_fd < 0)
 		return fail(E_OBJECT, "load the one of this version",
-			    "policy '%s' has no maps 'area' and 'lease'", p->instance);
-	h->lease = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (h->lease == MAP_FAILED)
-		return fail(E_INTERNAL, NULL, "cannot map '%s' of '%s': %s", "lease", p->instance,
-			    strerror(errno));
-	if (h->bss_fd >= 0 && !bpf_map_get_info_by_fd(h->bss_fd, &info, &len)) {
-		h->bss = calloc(1, (info.value_size + 7) & ~7u);
-		h->bss_size = h->bss ? info.value_size : 0;
-	}
-	/* It has one area, so one of us. /run is root's. */
-	path = str("/run/kvmext.hint.%u", p->link_id);
+			    "policy '%s' has no map 'areas'", p->instance);
+	/* It has one area for each VM, so one of us for each. /run is root's. */
+	path = str("/run/kvmext.hint.%u.%u", p->link_id, h->a->run.filter.vm);
 	fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return fail(E_INTERNAL, "it is a lock", "cannot open %s: %s", path,
 			    strerror(errno));
 	if (flock(fd, LOCK_EX | LOCK_NB))
-		return fail(E_CONFLICT, "end that first", "another kvmext hint serves '%s'",
-			    p->instance);
+		return fail(E_CONFLICT, "end that first", "another kvmext hint serves VM %u",
+			    h->a->run.filter.vm);
 	return OK;
 }
 
@@ -315,14 +304,8 @@ static void publish(struct hint *h)
 {
 	end_lease(h);
 	__atomic_store_n(&h->lease->cookie, 0, __ATOMIC_SEQ_CST);
-	for (uint32_t i = 0; i < FREE_AREA_PAGES; i++) {
-		uint64_t val = i < h->new_pages ? h->gfns[i] + 1 : 0, old = 0;
-
-		if (i >= h->new_pages && !bpf_map_lookup_elem(h->area_fd, &i, &old) && !old)
-			break;
-		if (bpf_map_update_elem(h->area_fd, &i, &val, 0))
-			return;
-	}
+	for (uint32_t i = 0; i < FREE_AREA_PAGES; i++)
+		h->lease->gfns[i] = i < h->new_pages ? h->gfns[i] + 1 : 0;
 	h->cookie = h->new_cookie;
 	h->pfns = h->new_pfns;
 	__atomic_store_n(&h->lease->pfns, h->pfns, __ATOMIC_SEQ_CST);
@@ -486,7 +469,7 @@ static int may_read(struct hint *h)
 /* pace - what is due; false when there is no policy to serve any more */
 static bool pace(struct hint *h)
 {
-	uint64_t now = clock_ns(), words;
+	uint64_t now = clock_ns(), logs;
 	char text[64];
 
 	tell_state(h);
@@ -508,18 +491,17 @@ static bool pace(struct hint *h)
 		h->moving_until = now + MOVING_NS;
 	}
 	if (now >= h->next_beat) {
-		look(h);
-		words = counter(h, "words");
+		logs = counter(&h->lease->logs);
 		/* A migration begins: a second before it is to know all that is free. */
-		if (words != h->words && now - h->words_ns > QUIET_NS && h->cookie) {
+		if (logs != h->logs && now - h->logs_ns > QUIET_NS && h->cookie) {
 			tell(h, "scan\n");
 			h->scanning = true;
 		}
-		if (words != h->words) {
-			h->words_ns = now;
+		if (logs != h->logs) {
+			h->logs_ns = now;
 			h->moving_until = now + MOVING_NS;
 		}
-		h->words = words;
+		h->logs = logs;
 		h->next_beat = now + BEAT_NS;
 		if (h->cookie) {
 			h->beat++;
@@ -536,15 +518,13 @@ static bool pace(struct hint *h)
 		set_state(h, S_GONE, "the policy is gone, or another is in its place");
 		return false;
 	}
-	if (h->words != h->shown_words) {
-		look(h);
+	if (h->logs != h->shown_logs) {
 		if (!g.json)
-			say("%" PRIu64 " pages were left out, %" PRIu64 " sent, of these %" PRIu64
-			    " that had been left out before",
-			    counter(h, "skipped"), counter(h, "sent"), counter(h, "taken_back"));
+			say("%" PRIu64 " pages were left out, %" PRIu64 " sent",
+			    counter(&h->lease->skipped), counter(&h->lease->sent));
 		show(h, "progress", NULL, -1);
 	}
-	h->shown_words = h->words;
+	h->shown_logs = h->logs;
 	return true;
 }
 
@@ -563,12 +543,10 @@ static int hint(const struct hint_args *a)
 	ret = open_policy(h);
 	if (ret == OK)
 		ret = join(a->port, &h->sock);
+	if (ret == OK)
+		ret = open_lease(h);
 	if (ret != OK)
 		return ret;
-	/* As of one that was killed it may be left. */
-	end_lease(h);
-	look(h);
-	h->words = h->shown_words = counter(h, "words");
 	if (g.json)
 		j_lines();
 	run_begin(&a->run);
@@ -579,6 +557,7 @@ static int hint(const struct hint_args *a)
 			break;
 	}
 	end_lease(h);
+	bpf_map_delete_elem(h->areas_fd, &h->a->run.filter.vm);
 	if (h->zero_sent)
 		tell(h, "release\n");
 	if (!open)

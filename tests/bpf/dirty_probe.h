@@ -13,7 +13,7 @@ enum dirty_probe_how {
 
 enum dirty_probe_read {
 	DIRTY_PROBE_NONE,
-	DIRTY_PROBE_SLEEP, /* kvm_dirty_read() */
+	DIRTY_PROBE_READ, /* kvm_dirty_read() */
 	DIRTY_PROBE_ATOMIC, /* kvm_dirty_read_atomic() */
 };
 
@@ -23,17 +23,21 @@ struct dirty_probe_knobs {
 	__u32 how; /* enum dirty_probe_how */
 	__u32 read; /* enum dirty_probe_read */
 	__u32 spin;
-	__u32 pad;
+	__u32 doubt; /* basis() answers 0 */
+	__u64 basis; /* basis() answers that, and 1 more */
+	__u64 used; /* pages that are in use again when harvest() is asked the second time */
 };
 
 struct dirty_probe_counts {
 	__u64 asked;
+	__u64 again; /* of these, not for the first time as the read missed a page */
+	__u64 based; /* calls of basis() */
 	__u64 pages; /* bits of all masks */
 	__u64 ends;
 	__u64 clock; /* kvm_dirty_clock() */
 	__u64 got[2]; /* what was read */
 	__u64 first_gfn; /* of the first call since the test cleared @asked */
-	__u64 last_gfn;
+	__u64 last_gfn; /* of the last word that was not 0 */
 	__s32 ret; /* of the read */
 	__u32 slot;
 };

@@ -65,6 +65,7 @@ SLEEPY_AND_AWAKE(irq, end);
 SLEEPY_AND_AWAKE(save, select);
 SLEEPY_AND_AWAKE(save, end);
 SLEEPY_AND_AWAKE(dirty, harvest);
+SLEEPY_AND_AWAKE(dirty, basis);
 SLEEPY_AND_AWAKE(dirty, end);
 
 /* A kfunc of the tool's programs in an op. */
@@ -122,12 +123,11 @@ struct kvm_throttle_ops read_throttle = {
 	.round = (void *)read_round,
 };
 
-/* ... not even in a table whose struct is of the same size */
+/* ... and the clock too */
 SEC("struct_ops/select")
 s64 BPF_PROG(clock_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 	     const struct kvm_save_stats *stats)
 {
-	_Static_assert(sizeof(struct kvm_save_ops) == sizeof(struct kvm_dirty_ops), "they are");
 	return kvm_dirty_clock(kvm);
 }
 
@@ -139,9 +139,9 @@ struct kvm_save_ops clock_save = {
 
 /* ... and to count vCPUs is the throttle's. */
 SEC("struct_ops/harvest")
-u64 BPF_PROG(vcpus_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+void BPF_PROG(vcpus_harvest, struct kvm *kvm, struct kvm_dirty_block *block)
 {
-	return kvm_throttle_nr_vcpus(kvm);
+	kvm_throttle_nr_vcpus(kvm);
 }
 
 SEC(".struct_ops.link")
@@ -152,12 +152,12 @@ struct kvm_dirty_ops vcpus_dirty = {
 
 /* Taken: what differs in these is the kfunc alone. */
 SEC("struct_ops/harvest")
-u64 BPF_PROG(good_harvest, struct kvm *kvm, u32 slot, u64 gfn, u64 mask)
+void BPF_PROG(good_harvest, struct kvm *kvm, struct kvm_dirty_block *block)
 {
 	u64 word;
 
 	kvm_dirty_read(kvm, 0, &word, sizeof(word));
-	return kvm_dirty_clock(kvm);
+	kvm_dirty_clock(kvm);
 }
 
 SEC(".struct_ops.link")

@@ -295,14 +295,43 @@ def test(tmp, vm):
     ok(ended == 0, "the policy is unloaded: it ends", f"{ended} {err} {hint.lines[-2:]}")
 
 
-def main():
+def two(tmp, vms):
+    """One policy for every VM, and a kvmext hint for each of two"""
+    code, _, err = tool("load", f"{TOP}/build/bpf/skip_free.bpf.o")
+    ok(code == 0, "the policy for every VM", err)
+    paths = [f"{tmp}/port.{vm}" for vm in vms]
+    agents = [Agent(path) for path in paths]
+    hints = [Hint(vm, path) for vm, path in zip(vms, paths)]
+    ok(all(h.saw(state="trusted") for h in hints) and settles("skip_free", True), "two VMs are trusted at once",
+       f"{[h.lines for h in hints]}")
+    agents[0].answers = False
+    ok(hints[0].saw(state="silent") and settles("skip_free", None), "the agent of one is silent: the other is trusted",
+       f"{[h.lines for h in hints]}")
+    agents[0].answers = True
+    ok(settles("skip_free", True), "until it answers again", f"{agents[0].heard[-5:]}")
+    code = hints[1].end()
+    ok(code == 0 and settles("skip_free", None), "one kvmext hint ends: the other's VM is trusted", f"{code}")
+    hints[0].end()
+    code, _, err = tool("unload", "skip_free")
+    ok(code == 0, "and the policy is gone", err)
+
+
+def vmhold():
     hold = subprocess.Popen([f"{TOP}/build/tests/tool/vmhold"], stdout=subprocess.PIPE, text=True)
+    hold.stdout.readline()
+    return hold
+
+
+def main():
+    holds = [vmhold()]
     try:
-        hold.stdout.readline()
         with tempfile.TemporaryDirectory(prefix="hint.") as tmp:
-            test(tmp, hold.pid)
+            test(tmp, holds[0].pid)
+            holds.append(vmhold())
+            two(tmp, [hold.pid for hold in holds])
     finally:
-        hold.kill()
+        for hold in holds:
+            hold.kill()
     return plan()
 
 

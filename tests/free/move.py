@@ -204,8 +204,8 @@ def storm(opt):
                 seen = verify(guest)
                 skipped += counts["skipped"]
                 if not ok(not seen["bad"] and not seen["not_zero"] and counts["skipped"] > 0,
-                          f"migration {run + 1}: {counts['skipped']} pages left out, {counts['taken_back']} taken "
-                          f"back; {seen['pages']} pages were looked at so far, all right",
+                          f"migration {run + 1}: {counts['skipped']} pages left out; "
+                          f"{seen['pages']} pages were looked at so far, all right",
                           f"{seen} {counts} {row}"):
                     break
             time.sleep(lab.MOVING + 2)

@@ -10,7 +10,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 # Right ones, each both ways to take the log; then wrong ones
 right=("" -DFIRST)
-wrong=(-DLATE -DNO_SEQ "-DNO_RECHECK" -DRESET)
+wrong=(-DLATE -DNO_SEQ "-DNO_RECHECK" -DNO_AGAIN -DRESET)
 
 # check OPTION...: 0 holds, 1 does not, 2 the model did not run
 check() {

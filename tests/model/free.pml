@@ -6,8 +6,8 @@
  *		back, over and over, in the order of bpf/guest.bpf.c's hooks
  *	scan	kvmext guest, looking for free pages that the hooks did not see, in the
  *		same guest: it stands still when the guest does
- *	host	KVM and a VMM: write-protects, copies, takes the log, asks skip_free, stops
- *		the guest, takes the log once more, and has the guest go on over there
+ *	host	KVM and a VMM: write-protects, copies, takes the log, asks skip_free, leaves
+ *		the page out until it is written to again, stops the guest, takes the log once more, and has the guest go on over there
  *
  * What must hold: whatever the guest reads is what it wrote last.
  *
@@ -23,6 +23,7 @@
  *		would with the mm_page_alloc tracepoint
  * -DNO_RECHECK	the scan does not look again after it set the bit
  * -DNO_SEQ	the host does not mind a scan under way
+ * -DNO_AGAIN	the answer that counts was given before the flush
  * -DRESET	the guest starts anew, its bitmap is as it was, and the host does not see it
  */
 #define GARBAGE	7
@@ -147,35 +148,56 @@ inline flush()
 	tlb = false
 }
 
+/* Clear the bit, and from the flush on a write is seen */
+inline clear()
+{
+	atomic { dirty = false; protect = true };
+	flush()
+}
+
+/* A page that is left out stays out until it is written to */
 inline harvest()
 {
 #ifdef MANUAL
-	/* A snapshot; what is let through is cleared, and protected, by a second call */
+	/* A snapshot, asked about twice; what is let through user space clears */
 	told = dirty;
-	ask();
 	if
-	:: told && !gone ->
-		atomic { dirty = false; protect = true };
-		flush();
-		mem[1] = mem[0]
+	:: told ->
+		ask();
+		if
+		:: gone ->
+			clear();
+#ifndef NO_AGAIN
+			ask();
+#endif
+			if
+			:: !gone -> dirty = true
+			:: else
+			fi
+		:: else
+		fi;
+		if
+		:: !gone ->
+			clear();
+			mem[1] = mem[0]
+		:: else
+		fi
 	:: else
 	fi
 #else
-	atomic {
-		told = dirty;
-		dirty = false;
-		if
-		:: told -> protect = true
-		:: else
-		fi
-	};
+	told = dirty;
 	if
 	:: told ->
-		flush();
+#ifdef NO_AGAIN
 		ask();
+#endif
+		clear();
+#ifndef NO_AGAIN
+		ask();
+#endif
 		if
-		:: gone -> dirty = true	/* back into the log */
-		:: else -> mem[1] = mem[0]
+		:: !gone -> mem[1] = mem[0]
+		:: else
 		fi
 	:: else
 	fi
