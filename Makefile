@@ -190,7 +190,7 @@ build/tests/tool/mapcrowd: build/bpf/dirty.skel.h
 test_progs += build/tests/steer/guest build/tests/steer/ping
 build/tests/steer/guest: TEST_CFLAGS += -static
 # The guest whose free pages are told.
-test_progs += build/tests/free/guest
+test_progs += build/tests/free/guest build/tests/free/harvest
 build/tests/free/guest: TEST_CFLAGS += -static
 test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
