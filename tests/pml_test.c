@@ -94,10 +94,11 @@ TEST_F(pml, at_most_a_log_late)
 }
 
 /*
- * How many pages vCPU 0 writes in half a second of the clock, harvested all the while; with
- * an interrupt each 5 ms if @irqs.
+ * How many pages vCPU 0 writes in @ms of the clock, harvested all the while; with an
+ * interrupt each 5 ms if @irqs.
  */
-static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * self, bool irqs)
+static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * self, int ms,
+		       bool irqs)
 {
 	struct vm_cpu *cpu = self->cpu;
 	uint64_t end, before;
@@ -106,7 +107,7 @@ static uint64_t stream(struct __test_metadata *_metadata, FIXTURE_DATA(pml) * se
 	ASSERT_EQ(0, cpu_start(cpu));
 	ASSERT_TRUE(WAIT(cpu->box->progress, 5000));
 	before = cpu->box->progress;
-	end = now_ns() + 500 * MS;
+	end = now_ns() + ms * MS;
 	while (now_ns() < end) {
 		sleep_ms(5);
 		EXPECT_LE(0, harvest(&self->vm));
@@ -123,12 +124,12 @@ TEST_F(pml, a_stream_is_throttled)
 {
 	uint64_t free, held, blocked, t;
 
-	free = stream(_metadata, self, false);
+	free = stream(_metadata, self, 500, false);
 	EXPECT_EQ(0, self->p.c->asks);
 	self->p.k->answer = 100 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
 	t = now_ns();
-	held = stream(_metadata, self, false);
+	held = stream(_metadata, self, 500, false);
 	t = now_ns() - t;
 	blocked = vcpu_num(self->pid, 0, "blocked_ns");
 	TH_LOG("%llu pages free, %llu throttled; blocked %llu of %llu ms, %llu asks, %lld times kicked",
@@ -144,23 +145,23 @@ TEST_F(pml, a_stream_is_throttled)
 /* What an interrupt cuts off of a block comes after it, not after the next 512 pages. */
 TEST_F(pml, interrupts_do_not_free_a_stream)
 {
-	uint64_t free, quiet, busy, nmis, blocked;
+	uint64_t quiet, busy, nmis, blocked;
 
-	free = stream(_metadata, self, false);
+	/* A log of 512 pages more or less is to be little beside what is counted. */
 	self->p.k->answer = 100 * MS;
 	ASSERT_EQ(0, ext_mark(self->pid, 0, true));
-	quiet = stream(_metadata, self, false);
+	quiet = stream(_metadata, self, 2000, false);
 	nmis = self->cpu->box->nmis;
 	blocked = vcpu_num(self->pid, 0, "blocked_ns");
-	busy = stream(_metadata, self, true);
+	busy = stream(_metadata, self, 2000, true);
 	nmis = self->cpu->box->nmis - nmis;
 	blocked = vcpu_num(self->pid, 0, "blocked_ns") - blocked;
-	TH_LOG("%llu pages free, %llu with no interrupts, %llu with %llu of them; %lld times kicked, blocked for %llu ms",
-	       free, quiet, busy, nmis, vcpu_num(self->pid, 0, "ended_kick"), blocked / MS);
+	TH_LOG("%llu pages with no interrupts, %llu with %llu of them; %lld times kicked, blocked for %llu ms",
+	       quiet, busy, nmis, vcpu_num(self->pid, 0, "ended_kick"), blocked / MS);
 	/* They did come, and within a block. */
-	EXPECT_LE(50, nmis);
-	EXPECT_LE(30, vcpu_num(self->pid, 0, "ended_kick"));
-	EXPECT_LE(250 * MS, blocked);
+	EXPECT_LE(200, nmis);
+	EXPECT_LE(120, vcpu_num(self->pid, 0, "ended_kick"));
+	EXPECT_LE(1000 * MS, blocked);
 	EXPECT_GE(quiet * 3 / 2, busy);
 }
 
