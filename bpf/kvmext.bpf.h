@@ -120,4 +120,13 @@ extern void kvm_dirty_error(volatile struct kvm *kvm, s64 code, const char *msg_
 /* May be called in SEC("syscall") programs. */
 extern int kvm_throttle_mark_pid(u32 pid, u32 vcpu_id, bool on) __ksym;
 
+/* How many bits are set: pages in a word of a dirty log */
+static __always_inline u64 kvmext_popcount(u64 v)
+{
+	v -= (v >> 1) & 0x5555555555555555;
+	v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333);
+	v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return v * 0x0101010101010101 >> 56;
+}
+
 #endif /* __KVMEXT_BPF_H */

@@ -88,14 +88,6 @@ static __always_inline void count(u64 *counter, u64 n)
 	__sync_fetch_and_add(counter, n);
 }
 
-static __always_inline u64 popcount(u64 v)
-{
-	v -= (v >> 1) & 0x5555555555555555;
-	v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333);
-	v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0f;
-	return v * 0x0101010101010101 >> 56;
-}
-
 static __always_inline void *area_of_current(void)
 {
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
@@ -255,9 +247,9 @@ void BPF_PROG(skip_free_harvest, struct kvm *kvm, struct kvm_dirty_block *block)
 			continue;
 		if (free_pages(kvm, area, block->gfn + i * 64, pfns, &free))
 			return;
-		out += popcount(*word & free);
+		out += kvmext_popcount(*word & free);
 		*word &= ~free;
-		in += popcount(*word);
+		in += kvmext_popcount(*word);
 	}
 
 	ret = look(kvm, area, &v);

@@ -650,7 +650,8 @@ TEST_F_TIMEOUT(core, no_op_may_sleep, 60)
 	static const char *const ops[] = {
 		"throttle_dirtied", "throttle_block", "throttle_round", "throttle_end",
 		"irq_route",	    "irq_run",	      "irq_resteer",	"irq_end",
-		"save_select",	    "save_end",	      "dirty_harvest",	"dirty_basis",	      "dirty_end",
+		"save_select",	    "save_end",	      "dirty_harvest",	"dirty_basis",
+		"dirty_end",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++) {

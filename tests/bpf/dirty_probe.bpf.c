@@ -12,20 +12,12 @@ char _license[] SEC("license") = "GPL";
 volatile struct dirty_probe_knobs knobs SEC(".data") = {};
 struct dirty_probe_counts counts SEC(".bss") = {};
 
-static u64 popcount(u64 v)
-{
-	v -= (v >> 1) & 0x5555555555555555;
-	v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333);
-	v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0f;
-	return v * 0x0101010101010101 >> 56;
-}
-
 static u64 answer(u64 mask, u64 out)
 {
 	u64 spun = 0;
 	u32 i;
 
-	counts.pages += popcount(mask);
+	counts.pages += kvmext_popcount(mask);
 	switch (knobs.how) {
 	case DIRTY_PROBE_WILD:
 		return (u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();

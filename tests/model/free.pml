@@ -7,7 +7,8 @@
  *	scan	kvmext guest, looking for free pages that the hooks did not see, in the
  *		same guest: it stands still when the guest does
  *	host	KVM and a VMM: write-protects, copies, takes the log, asks skip_free, leaves
- *		the page out until it is written to again, stops the guest, takes the log once more, and has the guest go on over there
+ *		the page out until it is written to again, stops the guest, takes the log
+ *		once more, and has the guest go on over there
  *
  * What must hold: whatever the guest reads is what it wrote last.
  *
