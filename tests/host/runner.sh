@@ -47,27 +47,25 @@ try() {
 	result $code "$1"
 }
 
-two='p.phase([[("host a", 60), ("host b", 120)]]); p.phase([[("intel c", 300), ("intel d", 200)]])'
-try "nothing remembered: the guesses" "" \
-	"$two; assert p.left() == 680, p.left()"
+two='p.lane([("host a", 60), ("host b", 120)]); p.lane([("intel c", 300), ("intel d", 200)])'
+try "nothing remembered: the guesses, of the longer lane" "" \
+	"$two; assert p.left() == 500, p.left()"
 try "what is remembered goes before the guess" '{"host b": 20, "intel c": 100}' \
-	"$two; assert p.left() == 380, p.left()"
+	"$two; assert p.left() == 300, p.left()"
 for bad in '{"host a": ' '[1, 2]' '{"host a": "x"}'; do
 	try "a file that is none is nothing remembered: $bad" "$bad" \
-		"$two; assert p.left() == 680, p.left()"
+		"$two; assert p.left() == 500, p.left()"
 done
 try "lanes at the same time; a test that takes twice its guess doubles the rest" "" "$two
-p.lanes(1, [['intel c'], ['intel d']])
-assert p.left() == 480, p.left()
-p.begin(0, 0); now += 30
-assert p.left() == 450, p.left()
-now += 150; p.end(0, 0, 'host a', True)
+p.begin(0); p.begin(1); now += 30
+assert p.left() == 470, p.left()
+now += 150; p.end(0, 'host a', True)
 assert p.done == 1 and p.total == 4
-assert p.left() == 2 * 420, p.left()
+assert p.left() == 2 * 500 - 180, p.left()
 now += 1000
-assert p.left() == 2 * 300, p.left()"
+assert p.left() == 2 * 200, p.left()"
 try "a test that ended well is remembered, one that was stopped is not" '{"host a": 20, "x": 7}' "$two
-p.begin(0, 0); now += 40; p.end(0, 0, 'host a', True); now += 240; p.end(0, 0, 'host b', False)
+p.begin(0); now += 40; p.end(0, 'host a', True); now += 240; p.end(0, 'host b', False)
 p.remember()
 assert r.Progress().known == {'host a': 30, 'x': 7}, r.Progress().known"
 exit $failed
