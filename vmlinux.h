@@ -80758,8 +80758,8 @@ struct kvm_throttle_vcpu {
 	u8 source;
 	bool busy;
 	bool earned;
+	bool carry;
 	bool grace;
-	u8 grace_off;
 	bool barred;
 	u8 stop;
 	u8 nr_late;

@@ -1042,9 +1042,10 @@ TEST_F(core, one_vm_loses_it_alone)
 	a->c->asks = 0;
 	other->vm.cpu[0].box->pause = 3 * vm_ticks_per_ms();
 	ASSERT_EQ(0, ext_mark(other->pid, 0, true));
-	child_go(other, OP_WRITE, 0, 10, 1);
-	EXPECT_TRUE(WAIT(vcpu_num(other->pid, 0, "blocks") == 10, 5000));
-	EXPECT_EQ(10, a->c->asks);
+	/* On a busy machine not each write asks: see provoke_child(). */
+	child_go(other, OP_WRITE, 0, 40, 1);
+	EXPECT_TRUE(WAIT(vcpu_num(other->pid, 0, "blocks") >= 10, 5000));
+	EXPECT_LE(10, a->c->asks);
 
 	ASSERT_EQ(0, ext_update(a->link, a->ops));
 	EXPECT_TRUE(in_charge(self->pid, "all"));
@@ -1146,6 +1147,30 @@ TEST_F(core, end_is_the_last_word)
 		EXPECT_EQ(calls, policy_num("all", "calls"));
 		EXPECT_EQ(1, a->c->ends);
 	}
+}
+
+/*
+ * So it is to the policy for every VM where the VM has one of its own: it may have dealt with
+ * the VM before.  One that it was taken from counts no more.
+ */
+TEST_F(core, end_is_told_to_both)
+{
+	struct child *ch = &self->one;
+	struct probe *a = &self->a, *b = &self->b;
+
+	ASSERT_EQ(0, child_start(ch, 1));
+	ASSERT_EQ(0, probe_up(a, "all", 0, 0));
+	a->k->answer = -7;
+	provoke_child(_metadata, ch);
+	EXPECT_TRUE(taken_from(ch->pid, "all"));
+	EXPECT_EQ(1, policy_num("all", "taken"));
+	ASSERT_EQ(0, probe_up(b, "own", ch->pid, 0));
+	EXPECT_TRUE(in_charge(ch->pid, "own"));
+	a->c->ends = 0;
+	child_quit(ch);
+	EXPECT_TRUE(WAIT(b->c->ends == 1, 2000));
+	EXPECT_EQ(1, a->c->ends);
+	EXPECT_EQ(0, policy_num("all", "taken"));
 }
 
 TEST_F_TIMEOUT(core, random_answers, 60)
