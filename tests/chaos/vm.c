@@ -38,6 +38,7 @@ static bool logging;
 static bool irqchip;
 static char last_command[128] = "none";
 static const char *volatile broken; /* why a vCPU will not run any more */
+static uint64_t written[VM_MAX_CPUS]; /* pages that mmio() wrote, a bit each; CPU_PAGES are 64 */
 
 #define TAG(round, page) (((round)*0x9e3779b97f4a7c15ULL ^ (page)*0xc2b2ae3d27d4eb4fULL) | 1)
 /* The i-th page of a round: the step is odd, so all are visited. */
@@ -116,10 +117,14 @@ static bool mmio(struct kvm_run *run)
 
 	if (at >= vm.npages * VM_PAGE || at + run->mmio.len > vm.npages * VM_PAGE)
 		return false;
-	if (run->mmio.is_write)
+	if (run->mmio.is_write) {
 		memcpy((char *)vm.mem + at, run->mmio.data, run->mmio.len);
-	else
+		/* The slot, and its log, may be long back. */
+		__atomic_fetch_or(&written[at / VM_PAGE / 64], 1ULL << at / VM_PAGE % 64,
+				  __ATOMIC_SEQ_CST);
+	} else {
 		memcpy(run->mmio.data, (char *)vm.mem + at, run->mmio.len);
+	}
 	return true;
 }
 
@@ -194,9 +199,15 @@ static void vcpus_halt(void)
 
 static int harvest_new(void)
 {
+	int ret;
+
 	/* A ring only adds to the bitmap. */
 	memset(vm.bitmap, 0, (vm.npages + 63) / 64 * 8);
-	return harvest(&vm);
+	ret = harvest(&vm);
+	/* What the VMM wrote itself it has to know itself. */
+	for (int i = 0; i < vm.ncpus; i++)
+		vm.bitmap[i] |= __atomic_exchange_n(&written[i], 0, __ATOMIC_SEQ_CST);
+	return ret;
 }
 
 static int set_log(bool on)
