@@ -90,6 +90,9 @@ static const char *add_var(const struct btf *btf, enum var_kind kind, size_t siz
 	if (!tagged(btf, vsi->type) || !btf_is_var(t))
 		return NULL;
 	name = btf__str_by_offset(btf, t->name_off);
+	/* A file may have modifiers that go round in a circle. */
+	if (btf__resolve_type(btf, t->type) < 0)
+		return str("the type of '%s' has no end", name);
 	wrong = compiled_in(btf, kind, t);
 	if (wrong)
 		return wrong;
