@@ -208,25 +208,66 @@ static void set_state(struct hint *h, enum hint_state s, const char *text)
 
 /* --- the policy -------------------------------------------------------------------------------- */
 
-/* The one for this VM, else that for all */
-static int find_policy(const struct policies *ps, uint32_t vm, struct policy **out)
+/*
+ * The policy for dirty logs that decides for this VM, as the kernel chooses it: the VM's own, whatever its state,
+ * else that for every VM.
+ */
+static const struct rec *decides(const struct state *st, uint32_t vm)
 {
-	*out = NULL;
-	for (int i = 0; i < ps->n; i++) {
-		const char *table = rec_str(ps->p[i].rec, "table");
-		const char *name = rec_str(ps->p[i].rec, "name");
-		const char *state = rec_str(ps->p[i].rec, "state");
+	const struct rec *all = NULL;
 
-		if (!table || strcmp(table, "dirty") || !name || strcmp(name, POLICY) || !state ||
-		    strcmp(state, "active"))
+	for (int i = 0; i < st->n; i++) {
+		const struct rec *r = &st->rec[i];
+		const char *table = rec_str(r, "table"), *state = rec_str(r, "state");
+
+		/* That of a VM that is gone is not for the next VM of that process id. */
+		if (!rec_is(r, "policy") || !table || strcmp(table, "dirty") ||
+		    (state && !strcmp(state, "vm-gone")))
 			continue;
-		if (ps->p[i].vm == vm || (!ps->p[i].vm && !*out))
-			*out = &ps->p[i];
+		if (rec_u64(r, "vm") == vm)
+			return r;
+		if (!rec_u64(r, "vm"))
+			all = r;
 	}
-	if (*out)
-		return OK;
-	return fail(E_POLICY, str("kvmext load skip_free.bpf.o --vm %u", vm),
-		    "no policy '" POLICY "' is loaded for VM %u", vm);
+	return all;
+}
+
+/* Why that policy does nothing for this VM, or NULL; to be freed */
+static char *why_idle(const struct state *st, const struct rec *r, uint32_t vm)
+{
+	const struct policies ps = { .st = *st };
+	const struct policy p = { .rec = r, .vm = rec_u64(r, "vm") };
+	const char *state = rec_str(r, "state"), *msg = rec_str(r, "msg");
+
+	if (kill_switch_on())
+		return str("the kill switch is thrown (" KILL_SWITCH ")");
+	if (!state || strcmp(state, "active"))
+		return str("the policy is %s: %s", state ? state : "gone", msg ? msg : "");
+	for (r = NULL; (r = policy_taken(&ps, &p, r));) {
+		msg = rec_str(r, "msg");
+		if (rec_u64(r, "vm") == vm)
+			return str("the policy was taken from the VM: %s", msg ? msg : "");
+	}
+	return NULL;
+}
+
+static int find_policy(const struct policies *ps, uint32_t vm, const struct policy **out)
+{
+	const struct rec *r = decides(&ps->st, vm);
+	const char *name = r ? rec_str(r, "name") : NULL;
+	char *why;
+
+	if (!name || strcmp(name, POLICY))
+		return fail(E_POLICY, str("kvmext load skip_free.bpf.o --vm %u", vm),
+			    "no policy '" POLICY "' is loaded for VM %u", vm);
+	why = why_idle(&ps->st, r, vm);
+	if (why)
+		return fail(E_POLICY, "kvmext list says more; unload it and load it anew",
+			    "'" POLICY "' does nothing for VM %u: %s", vm, why);
+	for (int i = 0; i < ps->n; i++)
+		if (ps->p[i].rec == r)
+			*out = &ps->p[i];
+	return OK;
 }
 
 /* The table that a link has now, 0 when it is gone */
@@ -242,6 +283,30 @@ static uint32_t ops_of(uint32_t link_id)
 		info.struct_ops.map_id = 0;
 	close(fd);
 	return info.struct_ops.map_id;
+}
+
+/* Why the policy serves this VM no more, or NULL; to be freed */
+static char *why_gone(const struct hint *h)
+{
+	uint32_t vm = h->a->run.filter.vm;
+	bool mute = fail_mute(true);
+	const struct rec *r;
+	struct state st;
+	char *why = NULL;
+	int ret = state_read(&st);
+
+	fail_mute(mute);
+	if (ops_of(h->link_id) != h->ops_id) {
+		why = str("the policy is gone, or another is in its place");
+	} else if (ret == OK) {
+		r = decides(&st, vm);
+		why = r && rec_u64(r, "link") == h->link_id ?
+			      why_idle(&st, r, vm) :
+			      str("another policy decides for the VM, or none");
+	}
+	if (ret == OK)
+		state_free(&st);
+	return why;
 }
 
 /* The area of this VM, where the policy looks for it; what one that was killed has left goes. */
@@ -266,8 +331,8 @@ static int open_lease(struct hint *h)
 
 static int open_policy(struct hint *h)
 {
+	const struct policy *p = NULL;
 	struct policies ps;
-	struct policy *p;
 	char *path;
 	int ret, fd;
 
@@ -470,7 +535,7 @@ static int may_read(struct hint *h)
 static bool pace(struct hint *h)
 {
 	uint64_t now = clock_ns(), logs;
-	char text[64];
+	char text[64], *why;
 
 	tell_state(h);
 	/* The policy looks at the time itself; this is for people. */
@@ -514,8 +579,10 @@ static bool pace(struct hint *h)
 	if (now < h->next_show)
 		return true;
 	h->next_show = now + SHOW_NS;
-	if (ops_of(h->link_id) != h->ops_id) {
-		set_state(h, S_GONE, "the policy is gone, or another is in its place");
+	why = why_gone(h);
+	if (why) {
+		set_state(h, S_GONE, why);
+		free(why);
 		return false;
 	}
 	if (h->logs != h->shown_logs) {
@@ -562,6 +629,9 @@ static int hint(const struct hint_args *a)
 		tell(h, "release\n");
 	if (!open)
 		set_state(h, S_GONE, "the VM has closed the port");
+	/* The last word is told, however much was said before. */
+	h->tells.left++;
+	tell_state(h);
 	run_end(&a->run);
 	show(h, "end", NULL, -1);
 	return OK;

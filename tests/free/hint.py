@@ -24,6 +24,7 @@ from results import ok, plan  # noqa: E402
 
 KVMEXT = f"{TOP}/build/kvmext"
 SLOW = int(os.environ.get("KVMEXT_SLOW", "1"))
+SWITCH = "/sys/module/kvm/parameters/ext_enable"
 LEASE = 1.0             # s, FREE_LEASE_MS
 
 
@@ -90,7 +91,8 @@ class Hint:
         self.lines = []
         self.proc = subprocess.Popen([KVMEXT, "--json", "hint", "--vm", str(vm), "--port", path, *args],
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=self.read, daemon=True).start()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
 
     def read(self):
         for line in self.proc.stdout:
@@ -105,9 +107,20 @@ class Hint:
             time.sleep(0.05)
         return False
 
+    def wait(self, seconds):
+        """Its exit status, or None"""
+        try:
+            code = self.proc.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.proc.kill()
+            self.proc.wait()
+            code = None
+        self.reader.join(10)
+        return code
+
     def end(self, sig=signal.SIGTERM):
         self.proc.send_signal(sig)
-        return self.proc.wait(30 * SLOW)
+        return self.wait(30 * SLOW)
 
 
 def counts(name):
@@ -295,6 +308,43 @@ def test(tmp, vm):
     ok(ended == 0, "the policy is unloaded: it ends", f"{ended} {err} {hint.lines[-2:]}")
 
 
+def idle(tmp, vm):
+    """The policy is still there, and does nothing for the VM any more: nobody is to go on saying "trusted"."""
+    path = f"{tmp}/port.idle"
+    agent = Agent(path)  # noqa: F841: it answers
+    for name, args, how, why, msg in (
+            (f"skip_free@{vm}", ("--vm", vm), 1, "ejected", "as the test wants"),
+            ("skip_free", (), 2, "taken from the VM", "calls in a minute took over")):
+        code, _, err = tool("load", f"{TOP}/build/tests/bpf/tool_give_up.bpf.o", *args)
+        ok(code == 0, "a policy that fails as it is told", err)
+        hint = Hint(vm, path)
+        ok(hint.saw(state="trusted"), "its kvmext hint trusts the agent", f"{hint.lines}")
+        tool("set", name, f"give_up={how}")
+        ended = hint.wait(60 * SLOW)
+        last = hint.lines[-2:]
+        ok(ended == 0 and [l["state"] for l in last] == ["gone", "gone"] and why in last[0].get("reason", "") and
+           msg in last[0]["reason"], f"the policy is {why}: it says so and ends", f"{ended} {last}")
+        code, _, err = tool("hint", "--vm", vm, "--port", path)
+        ok(code == 9 and why in err and err.count("\n") == 1, "and does not begin again: exit 9, why, one line",
+           f"{code} {err}")
+        tool("unload", name)
+    code, _, err = tool("load", f"{TOP}/build/bpf/skip_free.bpf.o")
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted"), "with the real one it does", f"{hint.lines}")
+    code, _, err = tool("load", f"{TOP}/build/bpf/noop_dirty.bpf.o", "--vm", vm)
+    ok(code == 0 and hint.saw(20, state="gone") and hint.wait(20 * SLOW) == 0,
+       "another policy decides for the VM from now on: it ends", f"{code} {err} {hint.lines[-2:]}")
+    tool("unload", f"noop@{vm}")
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted"), "with that gone it begins", f"{hint.lines}")
+    with open(SWITCH, "w") as f:
+        f.write("N")
+    ok(hint.saw(20, state="gone") and hint.wait(20 * SLOW) == 0, "the kill switch is thrown: it ends", f"{hint.lines}")
+    with open(SWITCH, "w") as f:
+        f.write("Y")
+    tool("unload", "skip_free")
+
+
 def two(tmp, vms):
     """One policy for every VM, and a kvmext hint for each of two"""
     code, _, err = tool("load", f"{TOP}/build/bpf/skip_free.bpf.o")
@@ -327,6 +377,7 @@ def main():
     try:
         with tempfile.TemporaryDirectory(prefix="hint.") as tmp:
             test(tmp, holds[0].pid)
+            idle(tmp, holds[0].pid)
             holds.append(vmhold())
             two(tmp, [hold.pid for hold in holds])
     finally:
