@@ -112,6 +112,18 @@ uint64_t missing_caps(char *names, size_t size)
 	return missing;
 }
 
+void catch_ends(void (*fn)(int sig))
+{
+	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+	struct sigaction sa = { .sa_handler = fn }, old;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sigs); i++) {
+		sigaction(sigs[i], &sa, &old);
+		if (old.sa_handler == SIG_IGN && (sigs[i] == SIGHUP || sigs[i] == SIGQUIT))
+			sigaction(sigs[i], &old, NULL);
+	}
+}
+
 char *first_line(const char *path)
 {
 	FILE *f = fopen(path, "re");

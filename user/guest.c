@@ -1105,7 +1105,6 @@ static void show_state(const struct guest *x, const char *state, const char *rea
 
 static int agent(struct guest *x)
 {
-	struct sigaction sa = { .sa_handler = on_signal };
 	const char *why;
 	bool old;
 	int ret;
@@ -1135,9 +1134,7 @@ static int agent(struct guest *x)
 			return ret;
 		}
 	}
-	sa.sa_flags = 0;
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
+	catch_ends(on_signal);
 	signal(SIGPIPE, SIG_IGN);
 	scan_some(x, UINT64_MAX / 2);
 	x->scanning = false;

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -616,9 +617,11 @@ static int hint(const struct hint_args *a)
 		return ret;
 	if (g.json)
 		j_lines();
+	/* A reader that has gone ends the run, and not us before the area is taken back. */
+	signal(SIGPIPE, SIG_IGN);
 	run_begin(&a->run);
 	h->told = true;
-	while (open && run_on((struct run *)&a->run, may_read(h))) {
+	while (open && !ferror(stdout) && run_on((struct run *)&a->run, may_read(h))) {
 		open = listen_on(h);
 		if (!pace(h))
 			break;

@@ -396,6 +396,13 @@ int need_kernel(void);
 int need_caps(void);
 /* need_privilege - these, and the kernel's process ids: E_ENV in a pid namespace */
 int need_privilege(void);
+/**
+ * catch_ends - have a function called for each signal that asks for an end
+ * @fn: called without SA_RESTART, so that a wait ends
+ *
+ * SIGHUP and SIGQUIT stay ignored if they are, as by nohup(1).
+ */
+void catch_ends(void (*fn)(int sig));
 /* first_line - of a file, without its end; NULL if it cannot be opened.  To be freed */
 char *first_line(const char *path);
 /* lockdown - the kernel's levels, the one it is at in brackets; "" if none.  To be freed */

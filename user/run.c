@@ -118,7 +118,6 @@ static int reasons(struct run *r)
 
 int run_ready(struct run *r)
 {
-	struct sigaction sa = { .sa_handler = stop };
 	int ret;
 
 	ret = need_kvm();
@@ -133,8 +132,7 @@ int run_ready(struct run *r)
 		return ret;
 	if (r->filter.vm)
 		vm_fd = syscall(SYS_pidfd_open, r->filter.vm, 0);
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
+	catch_ends(stop);
 	return OK;
 }
 

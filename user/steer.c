@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -491,9 +492,11 @@ static int steer(struct steer_args *a)
 	}
 	if (a->every_ns)
 		j_lines();
+	/* A reader that has gone ends the run, and not us before the program is out of the tap. */
+	signal(SIGPIPE, SIG_IGN);
 	run_begin(&a->run);
 	next = clock_ns() + a->every_ns;
-	while (run_on(&a->run, -1)) {
+	while (!ferror(stdout) && run_on(&a->run, -1)) {
 		skel->bss->beat = clock_ns();
 		if (!a->every_ns || clock_ns() < next)
 			continue;

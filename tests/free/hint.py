@@ -219,6 +219,23 @@ def floods(tmp, vm, path, agent):
     agent.answers = True
 
 
+def reader_gone(vm, path, agent):
+    """As in `kvmext hint | head`: it ends, and the guest has its memory back."""
+    agent.heard.clear()
+    p = subprocess.Popen([KVMEXT, "--json", "hint", "--vm", str(vm), "--port", path, "--zero", "77"],
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    p.stdout.readline()
+    agent.hears("zero 77")
+    p.stdout.close()
+    try:
+        code = p.wait(20 * SLOW)
+    except subprocess.TimeoutExpired:
+        code = None
+        p.kill()
+    ok(code == 1 and agent.hears("release"), "its reader has gone: it ends as always, with exit 1",
+       f"{code} {agent.heard[-5:]}")
+
+
 def test(tmp, vm):
     path, name = f"{tmp}/port", f"skip_free@{vm}"
     code, _, err = tool("hint", "--vm", vm, "--port", path)
@@ -285,6 +302,12 @@ def test(tmp, vm):
     ok(hint.saw(state="trusted") and settles(name, True), "and the next one begins")
     code = hint.end()
     ok(code == 0 and trusted(name) is False, "ended, it leaves no trust behind", f"{code}")
+    for sig in signal.SIGHUP, signal.SIGQUIT:
+        hint = Hint(vm, path)
+        hint.saw(state="trusted")
+        code = hint.end(sig)
+        ok(code == 0 and hint.lines[-1]["event"] == "end", f"so with {sig.name}", f"{code} {hint.lines[-2:]}")
+    reader_gone(vm, path, agent)
 
     floods(tmp, vm, path, agent)
     hint = Hint(vm, path)

@@ -105,6 +105,19 @@ def short_lists(guest, port, cookie):
     guest.do(f"write {lists} 0")
 
 
+def hung_up(guest, port, mem):
+    """The agent's terminal goes in a migration"""
+    lists = "/proc/sys/vm/percpu_pagelist_high_fraction"
+    _, gfns = begin(guest, port)
+    with moving(port.say):
+        until(lambda: guest.do(f"read {lists}"))
+        short, status = guest.do(f"read {lists}"), guest.do("signal 1")
+    left = guest.do(f"read {lists}")
+    ok(short and not left and status == 0 and mem.head(gfns)[0] == 0,
+       "SIGHUP in a migration: the agent withdraws the area, and the CPUs' lists are as they were",
+       f"{short} {left} {status}")
+
+
 def zeroing(guest, port, mem):
     """Free memory is zero, is held as long as nobody needs it, and no longer than the host says"""
     blank = bytes(4096)
@@ -276,6 +289,7 @@ def life(tmp):
         status, said = guest.tool("guest", "--stop")
         ok(status == 0 and mem.head(gfns)[0] != MAGIC and guest.do("signal 0") == 0,
            "--stop ends agent and area", f"{status} {said}")
+        hung_up(guest, port, mem)
         begin(guest, port)
         guest.do("write /proc/sys/kernel/ftrace_enabled 0")
         said = port.line("^refused")

@@ -8,6 +8,7 @@ guest says. Only shares and orders are judged, no times: they hold however slow 
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -220,6 +221,20 @@ def given(guest):
        "--report tells the queues' vCPUs and states, and leaves packets alone", f"{ping} {end}")
 
 
+def left_alone(guest):
+    """Nobody is there to end it: it takes its program out of the tap by itself."""
+    steer = lab.Steer(guest)
+    steer.proc.send_signal(signal.SIGHUP)
+    code = steer.proc.wait(30 * SLOW)
+    ok(code == 0, "SIGHUP ends it as SIGTERM does", f"{code}: {steer.text()}")
+    p = subprocess.Popen([KVMEXT, "steer", "--vm", str(guest.pid), guest.tap, "--json", "--every", "0.2"],
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    p.stdout.readline()
+    p.stdout.close()
+    code = p.wait(30 * SLOW)
+    ok(code == 1, "its reader has gone: it ends as always, with exit 1", str(code))
+
+
 def refused(guest):
     fails(2, "which TAP", "no tap", "--vm", guest.pid)
     fails(2, "--vm PID is needed", "no VM", "tap0")
@@ -252,6 +267,7 @@ def main():
                     killed(guest, steer)
                     policies(guest)
                     given(guest)
+                    left_alone(guest)
                 else:
                     refused(guest)
                 last = guest.report()
