@@ -86,6 +86,29 @@ for k in $kids; do wait $k || wrong=1; done
 tail -n1 "$tmp/top-b" >"$tmp/out"
 has "VM $vm has exited" "and say so"
 
+# --- the VM ends, its VMM lives on ----------------------------------------------------------
+
+coproc TRUE { exec build/tests/tool/vmtrue; }
+vm=$TRUE_PID kids=
+echo "exits 1" >&${TRUE[1]}
+read -r _ <&${TRUE[0]}
+for args in "trace exit" "hist exit"; do
+	$K $args --vm $vm >"$tmp/$(echo $args | tr -d ' ')" 2>&1 &
+	kids="$kids $!"
+done
+for f in traceexit histexit; do await grep -q watching "$tmp/$f"; done
+echo close >&${TRUE[1]}
+read -r _ <&${TRUE[0]}
+await gone; ok "trace and hist end when the VM is closed" $?
+kill $kids 2>/dev/null
+wrong=0
+for k in $kids; do wait $k || wrong=1; done
+[ $wrong = 0 ] && kill -0 $vm; ok "with exit status 0, and its VMM lives" $?
+cat "$tmp/traceexit" "$tmp/histexit" >"$tmp/out"
+[ "$(grep -c "VM $vm has exited" "$tmp/out")" = 2 ]; ok "and say so" $?
+kill $vm
+wait $vm 2>/dev/null
+
 # --- a disk that is full -------------------------------------------------------------------
 
 start_vm

@@ -12,6 +12,8 @@
 
 /* The tool looks for events, the clock and the VM at least so often. */
 #define LOOK_MS 100
+/* And so often whether the VM is still there: its VMM may live on without it. */
+#define VM_NS 1000000000ull
 
 static volatile sig_atomic_t stopped;
 static int vm_fd = -1;
@@ -130,8 +132,16 @@ int run_ready(struct run *r)
 		ret = need_vm(r->filter.vm);
 	if (ret != OK)
 		return ret;
-	if (r->filter.vm)
+	if (r->filter.vm) {
 		vm_fd = syscall(SYS_pidfd_open, r->filter.vm, 0);
+		if (vm_fd < 0 && errno == ESRCH)
+			return fail(E_VM, "give the process id of a VM that runs",
+				    "VM %u has exited", r->filter.vm);
+		if (vm_fd < 0)
+			return fail(E_INTERNAL, "see ulimit -n",
+				    "cannot watch for the end of process %u: %s", r->filter.vm,
+				    strerror(errno));
+	}
 	catch_ends(stop);
 	return OK;
 }
@@ -144,6 +154,18 @@ void run_begin(const struct run *r)
 	else
 		say("%s: watching; Ctrl-C ends it", r->cmd);
 	fflush(stdout);
+}
+
+/* The process has ended, reaped or not, or has closed its VM; the latter is looked for now and then. */
+static bool vm_is_gone(const struct run *r, bool exited)
+{
+	static uint64_t looked;
+	uint64_t now = clock_ns();
+
+	if (exited || now - looked < VM_NS)
+		return exited;
+	looked = now;
+	return vm_ended(r->filter.vm);
 }
 
 bool run_on(struct run *r, int fd)
@@ -162,8 +184,7 @@ bool run_on(struct run *r, int fd)
 	if (stopped)
 		return false;
 	poll(p, ARRAY_SIZE(p), ms);
-	/* A process that has ended, reaped or not */
-	vm_gone = vm_fd >= 0 && p[1].revents;
+	vm_gone = vm_is_gone(r, vm_fd >= 0 && p[1].revents);
 	return !vm_gone;
 }
 

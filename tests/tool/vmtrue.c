@@ -11,6 +11,7 @@
  *   halt MS     vCPU 1 halts until an NMI MS later    -> halt NS, from before to after
  *   irq         vCPU 1 gets an interrupt              -> irq N, as the guest counts
  *   new         close the VM, make another            -> new
+ *   close       close the VM, and live on without     -> close
  */
 #include <stdio.h>
 
@@ -118,6 +119,9 @@ int main(int argc, char **argv)
 			vm_free(&vm);
 			ret = create();
 			puts("new");
+		} else if (!strcmp(cmd, "close")) {
+			vm_free(&vm);
+			puts("close");
 		} else {
 			fprintf(stderr, "vmtrue: what is '%s'?\n", line);
 			return 2;
