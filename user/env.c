@@ -124,6 +124,24 @@ void catch_ends(void (*fn)(int sig))
 	}
 }
 
+int lock_one(const char *what, uint64_t id, const char *busy)
+{
+	struct flock one = { .l_type = F_WRLCK, .l_start = id & (INT64_MAX >> 1), .l_len = 1 };
+	/* /run is root's, so nobody else can hold the lock. */
+	char *path = str("/run/kvmext.%s", what);
+	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600), ret = OK;
+
+	if (fd < 0)
+		ret = fail(E_INTERNAL, "it is a lock", "cannot open %s: %s", path, strerror(errno));
+	else if (fcntl(fd, F_OFD_SETLK, &one))
+		ret = errno == EAGAIN || errno == EACCES ?
+			      fail(E_CONFLICT, "end that first", "%s", busy) :
+			      fail(E_INTERNAL, "it is a lock", "cannot lock %s: %s", path,
+				   strerror(errno));
+	free(path);
+	return ret;
+}
+
 char *first_line(const char *path)
 {
 	FILE *f = fopen(path, "re");

@@ -14,7 +14,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -310,7 +309,21 @@ static char *why_gone(const struct hint *h)
 	return why;
 }
 
-/* The area of this VM, where the policy looks for it; what one that was killed has left goes. */
+/* An area that a kvmext hint which was killed has left goes when its VM has gone. */
+static void tidy_areas(int areas_fd)
+{
+	uint32_t vm, next;
+	int err = bpf_map_get_next_key(areas_fd, NULL, &next);
+
+	while (!err) {
+		vm = next;
+		err = bpf_map_get_next_key(areas_fd, &vm, &next);
+		if (vm_ended(vm))
+			bpf_map_delete_elem(areas_fd, &vm);
+	}
+}
+
+/* The area of this VM, where the policy looks for it, in place of what one that was killed has left */
 static int open_lease(struct hint *h)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP);
@@ -322,6 +335,7 @@ static int open_lease(struct hint *h)
 	h->lease = mmap(NULL, sizeof(*h->lease), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (h->lease == MAP_FAILED)
 		return fail(E_INTERNAL, NULL, "cannot map a map: %s", strerror(errno));
+	tidy_areas(h->areas_fd);
 	if (bpf_map_update_elem(h->areas_fd, &vm, &fd, 0))
 		return fail(errno == E2BIG ? E_CONFLICT : E_INTERNAL,
 			    "end another VM's kvmext hint: a policy serves so many VMs",
@@ -334,8 +348,7 @@ static int open_policy(struct hint *h)
 {
 	const struct policy *p = NULL;
 	struct policies ps;
-	char *path;
-	int ret, fd;
+	int ret;
 
 	ret = policies_read(&ps);
 	if (ret == OK)
@@ -348,15 +361,6 @@ static int open_policy(struct hint *h)
 	if (h->areas_fd < 0)
 		return fail(E_OBJECT, "load the one of this version",
 			    "policy '%s' has no map 'areas'", p->instance);
-	/* It has one area for each VM, so one of us for each. /run is root's. */
-	path = str("/run/kvmext.hint.%u.%u", p->link_id, h->a->run.filter.vm);
-	fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return fail(E_INTERNAL, "it is a lock", "cannot open %s: %s", path,
-			    strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB))
-		return fail(E_CONFLICT, "end that first", "another kvmext hint serves VM %u",
-			    h->a->run.filter.vm);
 	return OK;
 }
 
@@ -608,7 +612,11 @@ static int hint(const struct hint_args *a)
 	h->gfns = calloc(FREE_AREA_PAGES, sizeof(*h->gfns));
 	if (!h->gfns)
 		abort();
-	ret = open_policy(h);
+	/* A policy has one area for each VM, so one of us for each. */
+	ret = lock_one("hint", a->run.filter.vm,
+		       str("another kvmext hint serves VM %u", a->run.filter.vm));
+	if (ret == OK)
+		ret = open_policy(h);
 	if (ret == OK)
 		ret = join(a->port, &h->sock);
 	if (ret == OK)

@@ -403,6 +403,17 @@ int need_privilege(void);
  * SIGHUP and SIGQUIT stay ignored if they are, as by nohup(1).
  */
 void catch_ends(void (*fn)(int sig));
+/**
+ * lock_one - be the only one of all kvmexts to serve something, until this process ends
+ * @what: the command
+ * @id: the thing
+ * @busy: what to report if another kvmext has it
+ *
+ * The locks of a command are bytes of one file, so that a kvmext that is killed leaves no file.
+ *
+ * Return: OK or the code of what was reported.
+ */
+int lock_one(const char *what, uint64_t id, const char *busy);
 /* first_line - of a file, without its end; NULL if it cannot be opened.  To be freed */
 char *first_line(const char *path);
 /* lockdown - the kernel's levels, the one it is at in brackets; "" if none.  To be freed */

@@ -21,7 +21,7 @@ struct area {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
-	__uint(max_entries, 4);
+	__uint(max_entries, 2); /* VMs */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32);
 	__array(values, struct area);

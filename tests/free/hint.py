@@ -6,6 +6,7 @@ The agent is a stand-in: its area is not in the guest's memory, so that the poli
 agent is trusted, and counts "no_lease" while it is not. One of the two grows with each harvest, the other stands.
 """
 
+import glob
 import json
 import os
 import signal
@@ -368,6 +369,27 @@ def idle(tmp, vm):
     tool("unload", "skip_free")
 
 
+def killed(tmp, vm):
+    """A policy has room for two VMs: killed hints of VMs that are gone take none of it."""
+    tool("load", f"{TOP}/build/tests/bpf/tool_give_up.bpf.o")
+    for i in range(2):
+        hold, path = vmhold(), f"{tmp}/port.killed.{i}"
+        agent = Agent(path)  # noqa: F841: it answers
+        hint = Hint(hold.pid, path)
+        ok(hint.saw(state="trusted"), f"VM {i + 1} has its area", f"{hint.lines}")
+        hint.end(signal.SIGKILL)
+        hold.kill()
+        hold.wait()
+    path = f"{tmp}/port.killed"
+    agent = Agent(path)  # noqa: F841
+    hint = Hint(vm, path)
+    ok(hint.saw(state="trusted"), "both are killed, with their hints: the next VM has room", f"{hint.lines}")
+    code = hint.end()
+    files = glob.glob("/run/kvmext.hint*")
+    ok(code == 0 and len(files) == 1, "and there is one file of locks for all", f"{code} {files}")
+    tool("unload", "skip_free")
+
+
 def two(tmp, vms):
     """One policy for every VM, and a kvmext hint for each of two"""
     code, _, err = tool("load", f"{TOP}/build/bpf/skip_free.bpf.o")
@@ -401,6 +423,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix="hint.") as tmp:
             test(tmp, holds[0].pid)
             idle(tmp, holds[0].pid)
+            killed(tmp, holds[0].pid)
             holds.append(vmhold())
             two(tmp, [hold.pid for hold in holds])
     finally:
