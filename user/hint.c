@@ -410,16 +410,19 @@ static void tell(const struct hint *h, const char *text)
 
 static void heard_area(struct hint *h, const char *line)
 {
-	uint64_t first, count;
+	uint64_t cookie, pfns, first, count;
 	bool asked = h->asking;
+	uint32_t pages;
 
-	if (sscanf(line, "area 1 %" SCNx64 " %" SCNu64 " %u", &h->new_cookie, &h->new_pfns,
-		   &h->new_pages) == 3) {
+	/* A line that is not whole changes nothing of what was checked. */
+	if (sscanf(line, "area 1 %" SCNx64 " %" SCNu64 " %u", &cookie, &pfns, &pages) == 3) {
+		h->new_cookie = cookie;
+		h->new_pfns = pfns;
+		h->new_pages = pages;
 		h->got = 0;
 		h->asking = false;
-		if (!asked || !h->new_cookie || h->new_pages < 2 ||
-		    h->new_pages > FREE_AREA_PAGES ||
-		    h->new_pfns > (h->new_pages - 1ull) * FREE_PAGE_BITS)
+		if (!asked || !cookie || pages < 2 || pages > FREE_AREA_PAGES ||
+		    pfns > (pages - 1ull) * FREE_PAGE_BITS)
 			h->new_pages = 0;
 	} else if (sscanf(line, "gfn %" SCNu64 " %" SCNu64, &first, &count) == 2) {
 		if (!first || first >> GFN_BITS || count > h->new_pages - h->got)

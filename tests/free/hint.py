@@ -39,7 +39,7 @@ class Agent:
 
     def __init__(self, path):
         self.answers, self.delay, self.cookie, self.told_cookie = True, 0.0, "beef", None
-        self.heard, self.conn = [], None
+        self.heard, self.conn, self.half = [], None, ""
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(path)
         self.server.listen(1)
@@ -72,7 +72,7 @@ class Agent:
         if not self.answers:
             return
         if line == "register":
-            self.say(f"area 1 {self.cookie} 131072 5\ngfn 128 5\nend\n")
+            self.say(f"area 1 {self.cookie} 131072 5\ngfn 128 5\n{self.half}end\n")
         elif line.startswith("beat "):
             reply = f"alive {self.told_cookie or self.cookie} {line[5:]}\n"
             if self.delay:
@@ -286,6 +286,18 @@ def test(tmp, vm):
     ok(settles(name, False), "an area that cannot be is none")
     agent.answers = True
     ok(settles(name, True), "the next is")
+
+    # In the middle of an area that is good, a line of two numbers
+    agent.half, agent.told_cookie = "area 1 bad 99999999999\n", "bad"
+    settles(name, False)
+    asked = agent.heard.count("register")
+    until = time.monotonic() + 10 * SLOW
+    while agent.heard.count("register") < asked + 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    ok(trusted(name) is False and max(line["frames"] for line in hint.lines) == 131072,
+       "half a line about an area changes nothing of what was checked", f"{hint.lines[-3:]}")
+    agent.half, agent.told_cookie = "", None
+    ok(settles(name, True), "without it the area is good")
 
     agent.answers = False
     agent.say(f"bye {agent.cookie}\n")
