@@ -35,6 +35,11 @@ for who in few reader; do
 	run $who $K load $P/noop.bpf.o --vm $$
 	[ $code = 7 ] && grep -q "has no VM" "$tmp/err"; ok "$who: a process without a VM is told from one with (got $code)" $?
 done
+setpriv --reuid 1234 --regid 1234 --clear-groups --inh-caps=-all sleep 1000 &
+idler=$!
+run few $K --debugfs "$tmp" top -b --vm $idler 0.5 1
+[ $code = 7 ] && grep -q "has no VM" "$tmp/err"; ok "a process without a VM is told where debugfs is not mounted, too (got $code)" $?
+kill $idler
 for cap in bpf perfmon sys_admin; do
 	run setpriv --bounding-set=-$cap --inh-caps=-all $K list
 	CAP=CAP_$(echo $cap | tr a-z A-Z)

@@ -109,6 +109,19 @@ cat "$tmp/traceexit" "$tmp/histexit" >"$tmp/out"
 kill $vm
 wait $vm 2>/dev/null
 
+# --- a VM with two files, and a process that merely has them --------------------------------
+
+start_vm 1 dup
+heir=$(pgrep -P $vm)
+[ "$(ls -l /proc/$vm/fd /proc/$heir/fd | grep -c anon_inode:kvm-vm)" = 4 ]; ok "two processes with two files of a VM" $?
+fails 9 "no policy 'skip_free' is loaded for VM $vm" "hint: it is one VM" hint --vm $vm --port "$tmp/none"
+modprobe -q tun
+fails 7 "VM $vm has no tap tap9" "steer: it is one VM" steer --vm $vm tap9
+for cmd in "load $P/noop.bpf.o" "status" "mark --vcpu 0" "top -b 0.5 1" "dirty 0.5 1" "trace exit --for 1"; do
+	fails 7 "process $heir (vmhold) has no VM" "${cmd%% *} --vm with a process that only has the files" $cmd --vm $heir
+done
+stop_vm
+
 # --- a disk that is full -------------------------------------------------------------------
 
 start_vm

@@ -16,6 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bpf/look.h"
+
 #define NOBODY 65534
 
 struct btf *kvm_btf(void)
@@ -333,14 +335,13 @@ static int vms_in_debugfs(uint32_t pid)
 	return vms ? vms : unknown ? -EACCES : 0;
 }
 
-int nr_vms(uint32_t pid)
+/* The files of VMs in a folder of /proc, or -errno: -EACCES if they cannot be seen */
+static int vm_files(const char *path)
 {
-	char *path = str("/proc/%u/fd", pid);
 	DIR *dir = opendir(path);
-	int vms = 0, err = dir ? 0 : errno;
+	int files = 0, err = dir ? 0 : errno;
 	struct dirent *e;
 
-	free(path);
 	while (dir && (e = readdir(dir))) {
 		char target[64];
 		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
@@ -348,17 +349,72 @@ int nr_vms(uint32_t pid)
 		if (n < 0) {
 			/* "." and ".." are no links; what was closed meanwhile is gone. */
 			if (errno == EACCES || errno == EPERM)
-				err = errno;
+				err = EACCES;
 			continue;
 		}
 		target[n] = 0;
-		vms += !strcmp(target, "anon_inode:kvm-vm");
+		files += !strcmp(target, "anon_inode:kvm-vm");
 	}
 	if (dir)
 		closedir(dir);
-	if (vms || !err)
-		return vms;
-	return err == EACCES || err == EPERM ? vms_in_debugfs(pid) : -err;
+	return files ? files : -err;
+}
+
+/* Those of a process; a VMM's first thread may have ended, and has none any more. */
+static int vm_files_of(uint32_t pid)
+{
+	char *path = str("/proc/%u/task", pid);
+	DIR *dir = opendir(path);
+	int files = dir ? 0 : -errno;
+	struct dirent *e;
+
+	free(path);
+	while (dir && !files && (e = readdir(dir))) {
+		if (*e->d_name == '.')
+			continue;
+		path = str("/proc/%u/task/%s/fd", pid, e->d_name);
+		files = vm_files(path);
+		free(path);
+		/* A thread that has ended meanwhile */
+		if (files == -ENOENT)
+			files = 0;
+	}
+	if (dir)
+		closedir(dir);
+	return files;
+}
+
+/* A process, and the kernel's addresses of its VMs */
+struct found {
+	uint32_t pid;
+	uint64_t kvm[64];
+	int n;
+};
+
+static int add_found(const struct look_vm *vm, void *arg)
+{
+	struct found *f = arg;
+
+	if (vm->tgid != f->pid)
+		return 0;
+	for (int i = 0; i < f->n; i++)
+		if (f->kvm[i] == vm->kvm)
+			return 0;
+	f->kvm[f->n++] = vm->kvm;
+	return f->n == ARRAY_SIZE(f->kvm);
+}
+
+int nr_vms(uint32_t pid)
+{
+	struct found found = { .pid = pid };
+	int files;
+
+	/* A VM may have several files, and another process may have been handed one. */
+	if (vms_look(pid, add_found, &found) >= 0)
+		return found.n;
+	/* BPF is not to be had: its files are all there is to see. */
+	files = vm_files_of(pid);
+	return files == -EACCES ? vms_in_debugfs(pid) : files;
 }
 
 bool vm_ended(uint32_t pid)

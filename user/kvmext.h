@@ -429,7 +429,11 @@ bool is_mount(const char *path, long magic);
 /* in_pid_namespace - process ids here are not the kernel's */
 bool in_pid_namespace(void);
 #define IN_HOST_PIDS "on the host, or in a container with the host's pid namespace (--pid=host)"
-/* nr_vms - how many VMs the process has open, or -errno: -EACCES if that cannot be seen */
+/*
+ * nr_vms - how many VMs the process has, or -errno: -EACCES if that cannot be seen
+ *
+ * Where BPF is not to be had, it is how many files of VMs the process has open.
+ */
 int nr_vms(uint32_t pid);
 /* need_vm - E_VM unless the process has a VM open */
 int need_vm(uint32_t pid);

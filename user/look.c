@@ -38,13 +38,16 @@ int vms_look(uint32_t pid, int (*fn)(const struct look_vm *vm, void *arg), void 
 	union bpf_iter_link_info info = { .task.pid = pid };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &info, .link_info_len = sizeof(info));
 	static struct look_bpf *skel;
+	static int err;
 	struct bpf_link *link = NULL;
 	int iter, ret;
 
-	if (!skel)
+	if (!skel && !err) {
 		skel = look_bpf__open_and_load();
+		err = skel ? 0 : -errno;
+	}
 	if (!skel)
-		return -errno;
+		return err;
 	/* Since 6.1; before, all processes are looked at. */
 	if (pid)
 		link = bpf_program__attach_iter(skel->progs.look, &opts);

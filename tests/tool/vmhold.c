@@ -3,11 +3,15 @@
  * A VM for the tests of the tool: two vCPUs, of which 0 writes page after page
  * under dirty logging and 1 computes, until killed.
  *
- *   vmhold [NR_VMS [ring|thread]]   prints "ready" when all of them run; with dirty
- *		rings; made by a thread that is gone afterwards, as some VMMs do
+ *   vmhold [NR_VMS [HOW]]   prints "ready" when all of them run; HOW:
+ *
+ *   ring      with dirty rings
+ *   thread    made by a thread that is gone afterwards, as some VMMs do
+ *   dup       with two files of each VM, and in a child that has them too
  */
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 
 #include "tests/vm.h"
 
@@ -61,6 +65,7 @@ int main(int argc, char **argv)
 	int n = argc > 1 ? atoi(argv[1]) : 1;
 	bool ring = argc > 2 && !strcmp(argv[2], "ring");
 	bool apart = argc > 2 && !strcmp(argv[2], "thread");
+	bool twice = argc > 2 && !strcmp(argv[2], "dup");
 
 	if (n < 1 || n > VMS_MAX)
 		return 2;
@@ -71,6 +76,14 @@ int main(int argc, char **argv)
 			fprintf(stderr, "vmhold: cannot start a VM: %s\n", strerror(-ret));
 			return 1;
 		}
+		if (twice && dup(vms[i].fd) < 0)
+			return 1;
+	}
+	/* The child ends with us. */
+	if (twice && !fork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
 	}
 	puts("ready");
 	fflush(stdout);
