@@ -29,8 +29,9 @@ int look(struct bpf_iter__task_file *ctx)
 	struct look_vm vm = {};
 	struct kvm *kvm;
 
-	/* Threads share their process's files. */
-	if (!task || !file || task->tgid != task->pid)
+	/* Threads share their process's files.  A first thread that has ended has none. */
+	if (!task || !file ||
+	    (task->tgid != task->pid && task->files == BPF_CORE_READ(task, group_leader, files)))
 		return 0;
 	kvm = vm_of(file);
 	/* Another process may have been handed the file. */

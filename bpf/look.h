@@ -7,7 +7,8 @@
 
 /**
  * struct look_vm - a VM, as one file of a process says
- * @kvm: struct kvm's address; a VM may have several files
+ * @kvm: struct kvm's address; a VM may have several files, and is told by several threads if the
+ *	process's first one has ended
  * @inhibits: bits of enum kvm_apicv_inhibit, LOOK_UNKNOWN if this kernel has none
  * @logging: memslots whose dirty pages are logged, likewise
  * @tgid: the process that has the file

@@ -122,6 +122,19 @@ for cmd in "load $P/noop.bpf.o" "status" "mark --vcpu 0" "top -b 0.5 1" "dirty 0
 done
 stop_vm
 
+# --- a VMM whose first thread has ended ----------------------------------------------------
+
+start_vm 1 headless
+await grep -q "^State:.*Z" /proc/$vm/status
+[ -z "$(ls /proc/$vm/fd 2>/dev/null)" ]; ok "a VMM whose first thread has ended has no files there" $?
+run $K top -b --vm $vm 0.5 3
+[ $code = 0 ] && [ "$(grep -c "^ *$vm " "$tmp/out")" -ge 2 ] && ! grep -q "has exited" "$tmp/out"
+ok "top --vm finds it, and it has not exited" $?
+run $K --json trace exit --vm $vm --for 1
+[ $code = 0 ] && grep -q "\"vm\": $vm\b" "$tmp/out"; ok "and trace --vm" $?
+fails 9 "no policy 'skip_free' is loaded for VM $vm" "hint finds it" hint --vm $vm --port "$tmp/none"
+stop_vm
+
 # --- a disk that is full -------------------------------------------------------------------
 
 start_vm

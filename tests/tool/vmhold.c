@@ -7,6 +7,7 @@
  *
  *   ring      with dirty rings
  *   thread    made by a thread that is gone afterwards, as some VMMs do
+ *   headless  the process's first thread ends, and the others go on
  *   dup       with two files of each VM, and in a child that has them too
  */
 #include <pthread.h>
@@ -60,13 +61,32 @@ static int start_apart(struct vm *vm, unsigned int flags)
 	return j.ret;
 }
 
+static void *hold(void *nr_vms)
+{
+	int *n = nr_vms;
+
+	for (;;) {
+		sleep_ms(HARVEST_MS);
+		for (int i = 0; i < *n; i++) {
+			int ret = harvest(&vms[i]);
+
+			if (ret < 0) {
+				fprintf(stderr, "vmhold: cannot harvest: %s\n", strerror(-ret));
+				exit(1);
+			}
+		}
+	}
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
-	int n = argc > 1 ? atoi(argv[1]) : 1;
+	static int n;
 	bool ring = argc > 2 && !strcmp(argv[2], "ring");
 	bool apart = argc > 2 && !strcmp(argv[2], "thread");
 	bool twice = argc > 2 && !strcmp(argv[2], "dup");
 
+	n = argc > 1 ? atoi(argv[1]) : 1;
 	if (n < 1 || n > VMS_MAX)
 		return 2;
 	for (int i = 0; i < n; i++) {
@@ -87,15 +107,13 @@ int main(int argc, char **argv)
 	}
 	puts("ready");
 	fflush(stdout);
-	for (;;) {
-		sleep_ms(HARVEST_MS);
-		for (int i = 0; i < n; i++) {
-			int ret = harvest(&vms[i]);
+	if (argc > 2 && !strcmp(argv[2], "headless")) {
+		pthread_t thread;
 
-			if (ret < 0) {
-				fprintf(stderr, "vmhold: cannot harvest: %s\n", strerror(-ret));
-				return 1;
-			}
-		}
+		if (pthread_create(&thread, NULL, hold, &n))
+			return 1;
+		pthread_exit(NULL);
 	}
+	hold(&n);
+	return 1;
 }
