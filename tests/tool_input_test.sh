@@ -54,6 +54,12 @@ fails 5 "no op of this kernel" "a program for no known op" switch params-1.0 $B/
 fails 5 "no op of its table" "a program that no op names" switch params-1.0 $B/tool_orphan.bpf.o
 fails 5 "built for another kernel.*of_another_kernel" "another kernel's object (field)" switch params-1.0 $B/tool_core.bpf.o
 fails 5 "kvm_throttle_of_another_kernel()" "another kernel's object (function)" switch params-1.0 $B/tool_kfunc.bpf.o
+fails 5 "reads variable_of_another_kernel (__ksym), which this kernel does not have" "another kernel's object (variable)" \
+	switch params-1.0 $B/tool_ksym.bpf.o
+fails 5 "reads runqueues (__ksym), which has another type" "and one with a variable of another type" \
+	switch params-1.0 $B/tool_ksym_type.bpf.o
+fails 10 "map 'huge': failed to create" "a map that is too large: which" switch params-1.0 $B/tool_map.bpf.o
+fails 5 "built for another kernel: .*member.*flags" "a member of another kind" switch params-1.0 $B/tool_member.bpf.o
 fails 5 "asks to be pinned" "a map to be pinned" switch params-1.0 $B/tool_pin.bpf.o
 fails 5 "out of its range" "a default out of its own range" switch params-1.0 $B/tool_range.bpf.o
 fails 5 "'block_ns' is static.*declare it without static" "a static parameter" switch params-1.0 $B/tool_static.bpf.o

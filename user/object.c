@@ -94,18 +94,25 @@ static char *log_word(const char *before, const char *ends)
 	return str("%.*s", (int)strcspn(p, ends), p);
 }
 
+/* The last line that says something: on every way out of a load libbpf adds that it failed. */
 static char *last_line(void)
 {
+	static const char head[] = "libbpf: ", failed[] = "failed to load object ";
 	const char *end = log_text() + strlen(log_text()), *p;
 
-	while (end > log_text() && end[-1] == '\n')
-		end--;
-	for (p = end; p > log_text() && p[-1] != '\n'; p--)
-		;
-	if (p == end)
-		return NULL;
-	return str("%.*s", (int)(end - p) - (strncmp(p, "libbpf: ", 8) ? 0 : 8),
-		   strncmp(p, "libbpf: ", 8) ? p : p + 8);
+	for (; end > log_text(); end = p) {
+		while (end > log_text() && end[-1] == '\n')
+			end--;
+		for (p = end; p > log_text() && p[-1] != '\n'; p--)
+			;
+		if (p == end)
+			break;
+		if (strncmp(p, head, sizeof(head) - 1))
+			return str("%.*s", (int)(end - p), p);
+		if (strncmp(p + sizeof(head) - 1, failed, sizeof(failed) - 1))
+			return str("%.*s", (int)(end - p - sizeof(head) + 1), p + sizeof(head) - 1);
+	}
+	return NULL;
 }
 
 /* The verifier's verdict is the last line of its log that is no statistics. */
@@ -670,6 +677,15 @@ static int why_not_loaded(const struct object *o, uint32_t vm, int err)
 			    "have as declared",
 			    o->path, word);
 
+	line = log_line("extern (var ksym) '");
+	if (line) {
+		word = log_word("extern (var ksym) '", "'");
+		return fail(E_OBJECT, "build it for this kernel, or update the kvm modules",
+			    strstr(line, "incompatible types") ?
+				    "%s reads %s (__ksym), which has another type in this kernel" :
+				    "%s reads %s (__ksym), which this kernel does not have",
+			    o->path, word);
+	}
 	if (strstr(log_text(), "not found in kernel or module BTFs")) {
 		word = log_word("extern (func ksym) '", "'");
 		return fail(E_OBJECT, "build it for this kernel, or update the kvm modules",
@@ -699,7 +715,8 @@ static int why_not_loaded(const struct object *o, uint32_t vm, int err)
 	    strstr(log_text(), "Error in size of member") ||
 	    strstr(log_text(), "is not found in kernel BTF")) {
 		line = last_line();
-		return fail(E_OBJECT, rebuild, "%s is built for another kernel: %s", o->path, line);
+		return fail(E_OBJECT, rebuild, "%s is built for another kernel: %s", o->path,
+			    line ? line : "its table is another");
 	}
 	word = log_word("attach to unsupported member ", " \n");
 	if (word && op_sleeps(o, word))
