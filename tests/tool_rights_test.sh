@@ -45,6 +45,50 @@ for cap in bpf perfmon sys_admin; do
 	CAP=CAP_$(echo $cap | tr a-z A-Z)
 	[ $code = 3 ] && grep -q "lacks $CAP; " "$tmp/err"; ok "root without $CAP is told so" $?
 done
+
+# --- what single commands need besides ----------------------------------------------------
+
+# lacks CAP WHAT CMD...: exit 3, one line that names it
+lacks() {
+	local cap=$1 what=$2
+	shift 2
+	run "$@"
+	[ $code = 3 ] && [ "$(wc -l <"$tmp/err")" = 1 ] && grep -q "; give it $cap" "$tmp/err"; ok "$what without $cap: exit 3, which names it (got $code)" $?
+}
+modprobe -q tun
+for who in few reader; do
+	lacks CAP_SYS_PTRACE "$who: steer" $who $K steer --vm $vm tap9
+	lacks CAP_SYS_PTRACE "$who: steer --off --vm" $who $K steer --off --vm $vm tap9
+done
+ip tuntap add dev tap9 mode tap multi_queue user 1234
+lacks CAP_NET_ADMIN "steer --off" few $K steer --off tap9
+run $K steer --off tap9
+[ $code = 0 ]; ok "and with it, it is given back" $?
+ip link del tap9
+
+chmod 755 "$tmp"
+mkdir "$tmp/theirs"
+chown 1234 "$tmp/theirs"
+setpriv --reuid 1234 --regid 1234 --clear-groups --inh-caps=-all python3 -c '
+import socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+s.bind(sys.argv[1])
+s.listen()
+time.sleep(1000)' "$tmp/theirs/port" &
+server=$!
+for _ in $(seq $((100 * slow))); do [ -S "$tmp/theirs/port" ] && break; sleep 0.1; done
+good "load" load $P/skip_free.bpf.o --vm $vm
+lacks CAP_DAC_OVERRIDE "hint, at another user's socket," few $K hint --vm $vm --port "$tmp/theirs/port" --for 1
+run reader $K hint --vm $vm --port "$tmp/theirs/port" --for 1
+[ $code = 0 ]; ok "and with it, it runs (got $code)" $?
+good "unload" unload skip_free@$vm
+kill $server
+
+sysctl -q kernel.kptr_restrict=0 kernel.perf_event_paranoid=2
+: >"$tmp/port"
+lacks CAP_SYSLOG "guest" few $K guest --port "$tmp/port"
+grep -q "refused.*CAP_SYSLOG" "$tmp/port"; ok "and its host is told" $?
+
 run other $K list
 [ $code = 3 ] && [ "$(wc -l <"$tmp/err")" = 1 ] && grep -q "CAP_DAC_READ_SEARCH" "$tmp/err"
 ok "another user with these is told what he lacks to read root's files" $?

@@ -90,10 +90,10 @@ static bool in_container(void)
 	return !stat("/proc/self/ns/user", &st) && st.st_ino != 0xeffffffdU;
 }
 
-uint64_t missing_caps(char *names, size_t size)
+static uint64_t effective_caps(void)
 {
 	FILE *f = fopen("/proc/self/status", "re");
-	uint64_t eff = 0, missing = 0;
+	uint64_t eff = 0;
 	char line[256];
 
 	while (f && fgets(line, sizeof(line), f))
@@ -101,8 +101,18 @@ uint64_t missing_caps(char *names, size_t size)
 			break;
 	if (f)
 		fclose(f);
-	if (in_container())
-		eff = 0;
+	return in_container() ? 0 : eff;
+}
+
+bool has_cap(int cap)
+{
+	return effective_caps() >> cap & 1;
+}
+
+uint64_t missing_caps(char *names, size_t size)
+{
+	uint64_t eff = effective_caps(), missing = 0;
+
 	*names = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
 		if (eff >> caps[i].cap & 1)

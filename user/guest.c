@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -436,6 +437,14 @@ static int learn(struct guest *x)
 	}
 	read_syms(x);
 	/* This one is in every kernel. */
+	if (x->addr[S_MAX_PFN] <= 1 && !has_cap(CAP_SYSLOG)) {
+		static const char why[] =
+			"kvmext guest lacks CAP_SYSLOG, and this kernel hides where its variables are";
+
+		port_send(&x->port, "refused %s\n", why);
+		return fail(E_PRIV, "give it CAP_SYSLOG", "free pages cannot be told here: %s",
+			    why);
+	}
 	if (x->addr[S_MAX_PFN] <= 1)
 		return refuse(x, "see kernel.kptr_restrict",
 			      "this kernel hides where its variables are");

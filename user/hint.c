@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -392,12 +393,20 @@ static int join(const char *path, int *fd)
 	strcpy(addr.sun_path, path);
 	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*fd < 0 || connect(*fd, (struct sockaddr *)&addr, sizeof(addr)) ||
-	    fcntl(*fd, F_SETFL, O_NONBLOCK))
+	    fcntl(*fd, F_SETFL, O_NONBLOCK)) {
+		if (errno == EACCES || errno == EPERM)
+			return fail(
+				E_PRIV,
+				has_cap(CAP_DAC_OVERRIDE) ?
+					"see what security module forbids it" :
+					"give it CAP_DAC_OVERRIDE, or let it write to the socket",
+				"cannot connect to %s: %s", path, strerror(errno));
 		return fail(
 			E_ENV,
 			"QEMU: -chardev socket,path=SOCKET,server=on,wait=off and a virtserialport "
 			"with name=" FREE_PORT,
 			"cannot connect to %s: %s", path, strerror(errno));
+	}
 	return OK;
 }
 

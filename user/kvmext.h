@@ -425,6 +425,8 @@ void drop_rights(void);
 int need_bpffs(void);
 bool kill_switch_on(void);
 uint64_t missing_caps(char *names, size_t size);
+/* has_cap - this process has that capability, of <linux/capability.h>, in the first user namespace */
+bool has_cap(int cap);
 bool is_mount(const char *path, long magic);
 /* in_pid_namespace - process ids here are not the kernel's */
 bool in_pid_namespace(void);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
 #include <signal.h>
@@ -128,6 +129,11 @@ static const struct argp_option options[] = {
 
 /* --- the tap --------------------------------------------------------------------- */
 
+static bool is_barred(int err)
+{
+	return err == EACCES || err == EPERM;
+}
+
 /* What of the tap the process has open: "iff" of the descriptor's fdinfo */
 static bool is_tap(uint32_t pid, const char *fd, char name[STEER_TAP])
 {
@@ -159,6 +165,7 @@ static int tap_of_vmm(uint32_t pid, const char *tap, int *fd)
 	int pidfd = syscall(SYS_pidfd_open, pid, 0), found = 0, err = 0;
 	char *path = str("/proc/%u/fd", pid), *others = NULL;
 	DIR *dir = opendir(path);
+	bool barred = !dir && is_barred(errno);
 	struct dirent *e;
 
 	free(path);
@@ -166,9 +173,10 @@ static int tap_of_vmm(uint32_t pid, const char *tap, int *fd)
 	while (pidfd >= 0 && dir && *fd < 0 && (e = readdir(dir))) {
 		char target[16] = "", name[STEER_TAP];
 		struct ifreq ifr = {};
+		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target));
 
-		if (readlinkat(dirfd(dir), e->d_name, target, sizeof(target)) != 12 ||
-		    memcmp(target, "/dev/net/tun", 12) || !is_tap(pid, e->d_name, name))
+		barred |= n < 0 && is_barred(errno);
+		if (n != 12 || memcmp(target, "/dev/net/tun", 12) || !is_tap(pid, e->d_name, name))
 			continue;
 		if (strcmp(name, tap)) {
 			if (!others)
@@ -195,6 +203,11 @@ static int tap_of_vmm(uint32_t pid, const char *tap, int *fd)
 		close(pidfd);
 	if (*fd >= 0)
 		return OK;
+	if (barred || is_barred(err))
+		return fail(E_PRIV,
+			    has_cap(CAP_SYS_PTRACE) ? "see kernel.yama.ptrace_scope" :
+						      "give it CAP_SYS_PTRACE",
+			    "the queues of tap %s cannot be had from VM %u", tap, pid);
 	if (!found)
 		return fail(E_VM,
 			    others ? str("it has %s", others) : "give the tap that is its own",
@@ -202,33 +215,42 @@ static int tap_of_vmm(uint32_t pid, const char *tap, int *fd)
 	if (err == ENOTUNIQ)
 		return fail(E_ENV, "give the VMM more queues (QEMU: -netdev tap,queues=N)",
 			    "tap %s has one queue, and there is nothing to choose", tap);
-	if (err == EPERM)
-		return fail(E_PRIV, "see kernel.yama.ptrace_scope",
-			    "the queues of tap %s cannot be had from VM %u", tap, pid);
 	return fail(E_VM, "has the guest brought it up?", "VM %u has no queue of tap %s attached",
 		    pid, tap);
 }
 
-/* A queue of our own, of a tap whose VM is gone: that of a persistent one stays. */
+/**
+ * tap_own - get a queue of our own, of a tap whose VM is gone: that of a persistent one stays
+ * @tap: name
+ * @fd: result, -1 if there is no such tap
+ *
+ * Return: OK or the code of what was reported.
+ */
 static int tap_own(const char *tap, int *fd)
 {
 	struct ifreq ifr = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE };
 	char *path = str("/sys/class/net/%s/tun_flags", tap);
 	bool there = !access(path, F_OK);
+	int err;
 
 	free(path);
+	*fd = -1;
 	/* TUNSETIFF would make one. */
 	if (!there)
-		return -ENODEV;
+		return OK;
 	*fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-	if (*fd < 0)
-		return -errno;
 	strncpy(ifr.ifr_name, tap, IFNAMSIZ - 1);
-	if (!ioctl(*fd, TUNSETIFF, &ifr))
-		return 0;
-	close(*fd);
+	if (*fd >= 0 && !ioctl(*fd, TUNSETIFF, &ifr))
+		return OK;
+	err = errno;
+	if (*fd >= 0)
+		close(*fd);
 	*fd = -1;
-	return -errno;
+	if (is_barred(err) && !has_cap(CAP_NET_ADMIN))
+		return fail(E_PRIV, "give it CAP_NET_ADMIN", "cannot get at tap %s: %s", tap,
+			    strerror(err));
+	return fail(E_REFUSED, "give --vm PID if a VM has it", "cannot get at tap %s: %s", tap,
+		    strerror(err));
 }
 
 static int tap_set(const char *tap, int fd, int prog)
@@ -250,14 +272,10 @@ static int off(const struct steer_args *a)
 		if (ret == OK)
 			ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);
 	} else {
-		int err = tap_own(a->tap, &fd);
-
-		if (err == -ENODEV)
+		ret = tap_own(a->tap, &fd);
+		if (ret == OK && fd < 0)
 			ret = fail(E_VM, "give --vm PID if it is in another network namespace",
 				   "there is no tap %s", a->tap);
-		else if (err)
-			ret = fail(E_REFUSED, "give --vm PID if a VM has it",
-				   "cannot get at tap %s: %s", a->tap, strerror(-err));
 	}
 	if (ret != OK)
 		return ret;
@@ -499,10 +517,11 @@ static int steer(struct steer_args *a)
 		if (next < clock_ns())
 			next = clock_ns() + a->every_ns;
 	}
+	fd = -1;
 	if (!a->report && nr_vms(a->run.filter.vm) > 0)
 		ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);
-	else if (a->report || tap_own(a->tap, &fd))
-		fd = -1;
+	else if (!a->report)
+		ret = tap_own(a->tap, &fd);
 	if (ret == OK && fd >= 0)
 		ret = tap_set(a->tap, fd, -1);
 	if (fd >= 0)
