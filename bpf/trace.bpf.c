@@ -321,25 +321,32 @@ int BPF_PROG(wakeup, u64 ns, bool waited, bool valid)
 
 /* --- policy ---------------------------------------------------------------------- */
 
-static __always_inline int policy(struct kvm_ext_policy *p, u32 type)
+static __always_inline int policy_event(u32 type, u32 vm, const struct args *a, const char *name,
+					const char *table, const char *msg)
 {
 	struct policy_event *ev;
+
+	if ((vm && !vm_wanted(vm)) || filter.min_ns)
+		return 0;
+	ev = reserve(sizeof(*ev), type);
+	if (!ev)
+		return 0;
+	fill(&ev->ev, type, bpf_ktime_get_ns(), NO_DUR, vm, NO_VCPU, a);
+	bpf_probe_read_kernel_str(ev->name, sizeof(ev->name), name);
+	bpf_probe_read_kernel_str(ev->table, sizeof(ev->table), table);
+	bpf_probe_read_kernel_str(ev->msg, sizeof(ev->msg), msg);
+	submit(ev);
+	return 0;
+}
+
+static __always_inline int policy(struct kvm_ext_policy *p, u32 type)
+{
 	struct args a = {};
 
 	if (!p)
 		return 0;
 	a = (struct args){ .a = p->seq, .b = p->vm, .c = p->kind, .d = p->code };
-	if ((p->vm && !vm_wanted(p->vm)) || filter.min_ns)
-		return 0;
-	ev = reserve(sizeof(*ev), type);
-	if (!ev)
-		return 0;
-	fill(&ev->ev, type, bpf_ktime_get_ns(), NO_DUR, p->vm, NO_VCPU, &a);
-	bpf_probe_read_kernel_str(ev->name, sizeof(ev->name), p->name);
-	bpf_probe_read_kernel_str(ev->table, sizeof(ev->table), p->table->name);
-	bpf_probe_read_kernel_str(ev->msg, sizeof(ev->msg), p->msg);
-	submit(ev);
-	return 0;
+	return policy_event(type, p->vm, &a, p->name, p->table->name, p->msg);
 }
 
 SEC("tp_btf/kvm_ext_attach")
@@ -364,4 +371,17 @@ SEC("tp_btf/kvm_ext_eject")
 int BPF_PROG(eject, struct kvm_ext_policy *p)
 {
 	return policy(p, EV_EJECT);
+}
+
+SEC("tp_btf/kvm_ext_take")
+int BPF_PROG(take, struct kvm *kvm, struct kvm_ext_table *table, struct kvm_ext_fault *fault)
+{
+	struct args a = {};
+	u32 vm;
+
+	if (!kvm || !table || !fault)
+		return 0;
+	vm = vm_pid(kvm);
+	a = (struct args){ .a = fault->taken, .b = vm, .c = fault->kind };
+	return policy_event(EV_TAKE, vm, &a, fault->name, table->name, fault->msg);
 }

@@ -22,6 +22,7 @@ enum ev_type {
 	EV_UPDATE,
 	EV_DETACH,
 	EV_EJECT,
+	EV_TAKE,
 	EV_NR,
 };
 
@@ -54,6 +55,7 @@ enum ev_type {
  *	ROUTE		policy, vector | candidates << 32, its answer, KVM's own
  *	RESTEER		the device's interrupt in the host, vector, vCPU index before or -1
  *	ATTACH to EJECT	policy, for which VM, what kind of ejection, code
+ *	TAKE		policy, from which VM, what kind of error
  */
 struct event {
 	__u64 ts;
@@ -65,7 +67,7 @@ struct event {
 	__u64 arg[4];
 };
 
-/* Of the types ATTACH to EJECT */
+/* Of the types ATTACH to TAKE */
 struct policy_event {
 	struct event ev;
 	char name[32];

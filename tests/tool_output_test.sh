@@ -169,6 +169,13 @@ run $K --debugfs "$tmp/dbg" list
 [ $code = 0 ] && grep -q "^a *throttle *all *active" "$tmp/out"; ok "a kernel that takes nothing from VMs is understood" $?
 # By the kernel itself
 start_vm
+$K --json trace policy >"$tmp/take" 2>"$tmp/err" &
+tr=$!
+for _ in $(seq $((600 * slow))); do
+	grep -q '"begin"' "$tmp/take" && break
+	kill -0 $tr 2>/dev/null || break
+	sleep 0.1
+done
 good "mark" mark --vm $vm --vcpu 0
 good "load a policy that answers what is not allowed" load $P/misbehave.bpf.o mode=2
 for _ in $(seq $((150 * slow))); do grep -q "^taken\|state=ejected" $STATE && break; sleep 0.1; done
@@ -178,6 +185,19 @@ has "^  taken from VM $vm for: answers: 64 answers outside the allowed set" "and
 run $K list
 has "^misbehave .* active .* 1 VM " "and list"
 good "unload it" unload misbehave
+kill -INT $tr
+wait $tr
+python3 - "$tmp/take" $vm >"$tmp/out" 2>"$tmp/err" <<'END'
+import json, sys
+es = [e for e in map(json.loads, open(sys.argv[1])) if "event" in e]
+print(es)
+attach, take, detach = es
+assert [e["event"] for e in es] == ["attach", "take", "detach"]
+assert take["vm"] == int(sys.argv[2]) and take["policy"] == attach["policy"] == detach["policy"]
+assert (take["name"], take["table"], take["kind"]) == ("misbehave", "throttle", "answers")
+assert take["message"].startswith("64 answers outside the allowed set")
+END
+ok "trace policy has it: from which VM, which policy, and why" $?
 stop_vm
 
 json_check

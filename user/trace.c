@@ -42,6 +42,7 @@ static const struct {
 	[EV_UPDATE] = { "update", G_POLICY },
 	[EV_DETACH] = { "detach", G_POLICY },
 	[EV_EJECT] = { "eject", G_POLICY },
+	[EV_TAKE] = { "take", G_POLICY },
 };
 
 /* Programs but those of kvm_entry and kvm_exit, and what each needs of the kernel. */
@@ -71,6 +72,7 @@ static const struct {
 	{ "update", G_POLICY, "kvm_ext_update", false },
 	{ "detach", G_POLICY, "kvm_ext_detach", false },
 	{ "eject", G_POLICY, "kvm_ext_eject", false },
+	{ "take", G_POLICY, "kvm_ext_take", false },
 };
 
 /**
@@ -261,8 +263,10 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 		FIELD("was", NUM, NULL, (int64_t)a[2]);
 		break;
 	case EV_EJECT:
+	case EV_TAKE:
 		FIELD("kind", TEXT, ONE_OF(kinds, a[2]), 0);
-		FIELD("code", NUM, NULL, a[3]);
+		if (ev->type == EV_EJECT)
+			FIELD("code", NUM, NULL, a[3]);
 		FIELD("message", TEXT, pe->msg, 0);
 		/* fall through */
 	default:
@@ -726,7 +730,7 @@ int cmd_trace(int argc, char **argv)
 		"Events: exit (how long the vCPU was out of the guest, and why), fault (of the "
 		"guest's memory), dirty (pages, while they are logged), throttle (marks, a policy's "
 		"answers, blocks, migration rounds), irq (accepted, injected, halts), route (whom a "
-		"policy chose for an interrupt) and policy (attached, switched, ejected). What this kernel does not have is said and left "
+		"policy chose for an interrupt) and policy (attached, switched, ejected, taken from a VM). What this kernel does not have is said and left "
 		"out.\n\n"
 		"--min-us leaves out what has no length. With --json each event is a line, and the "
 		"last line has the counts. With --perfetto nothing but the end is printed; a run "
