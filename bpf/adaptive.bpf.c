@@ -34,13 +34,20 @@ KVMEXT_COUNTER(u64, too_long, "", "of them, those with a way that was too long")
 KVMEXT_COUNTER(u64, in_vain, "", "kinds left alone as most had to go the long way");
 KVMEXT_COUNTER(u64, shared, "", "answers while another task wanted the CPU");
 KVMEXT_COUNTER(u64, worst_ns, "ns", "the longest way that was seen");
-KVMEXT_COUNTER(u64, no_room, "", "answers for a vCPU that is one too many for the map");
+KVMEXT_COUNTER(u64, no_room, "", "answers for a vCPU for which there is no room");
 
 #define MS 1000000ULL
 
-struct vcpu_key {
+/*
+ * VMs do not share an entry, and up to so many vCPUs of a VM take one: it is the number of
+ * VMs that fills the map, not that of the vCPUs that one user gives them.
+ */
+#define BLOCK 64
+#define MAX_VCPUS 4096
+
+struct block_key {
 	u64 kvm;
-	u64 idx;
+	u64 block; /* vcpu_idx / BLOCK */
 };
 
 /**
@@ -57,24 +64,32 @@ struct vcpu_mind {
 	u64 back[KVM_SAVE_NR_KINDS];
 };
 
+struct block {
+	struct vcpu_mind mind[BLOCK];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
-	__type(key, struct vcpu_key);
-	__type(value, struct vcpu_mind);
+	__type(key, struct block_key);
+	__type(value, struct block);
 } minds SEC(".maps");
+
+/* Too large for the stack; all zero, and stays so */
+static const struct block fresh;
 
 static struct vcpu_mind *mind_of(struct kvm *kvm, const struct kvm_save_stats *stats)
 {
-	struct vcpu_key key = { .kvm = (u64)kvm, .idx = stats->vcpu_idx };
-	struct vcpu_mind *mind = bpf_map_lookup_elem(&minds, &key), fresh = {};
+	u64 idx = stats->vcpu_idx;
+	struct block_key key = { .kvm = (u64)kvm, .block = idx / BLOCK };
+	struct block *block = bpf_map_lookup_elem(&minds, &key);
 
-	if (!mind) {
+	if (!block && idx < MAX_VCPUS) {
 		bpf_map_update_elem(&minds, &key, &fresh, BPF_NOEXIST);
-		mind = bpf_map_lookup_elem(&minds, &key);
+		block = bpf_map_lookup_elem(&minds, &key);
 	}
-	return mind;
+	return block ? &block->mind[idx % BLOCK] : NULL;
 }
 
 SEC("struct_ops/select")
@@ -139,20 +154,17 @@ s64 BPF_PROG(adaptive_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 	return KVM_SAVE_ANSWER(kinds, classes, row);
 }
 
-static long drop_mind(void *map, struct vcpu_key *key, struct vcpu_mind *mind, u64 *kvm)
-{
-	if (key->kvm == *kvm)
-		bpf_map_delete_elem(map, key);
-	return 0;
-}
-
 /* The next VM may have the same address */
 SEC("struct_ops/end")
 void BPF_PROG(adaptive_end, struct kvm *kvm)
 {
-	u64 key = (u64)kvm;
+	struct block_key key = { .kvm = (u64)kvm };
+	u32 i;
 
-	bpf_for_each_map_elem(&minds, drop_mind, &key, 0);
+	bpf_for(i, 0, MAX_VCPUS / BLOCK) {
+		key.block = i;
+		bpf_map_delete_elem(&minds, &key);
+	}
 }
 
 KVMEXT_ABOUT("answers on the spot the exits that are frequent, while that keeps nobody waiting")

@@ -46,6 +46,8 @@ KVMEXT_COUNTER(u64, link_rate, "pages/s", "rate of the link, as last learnt");
 KVMEXT_COUNTER(u64, allowed, "pages/s", "what the throttled vCPUs may dirty together");
 KVMEXT_COUNTER(u64, to_send, "pages", "what there was to send when the last round began");
 KVMEXT_COUNTER(u64, tightened, "", "times a round was larger than it should be");
+KVMEXT_COUNTER(u64, no_room, "",
+	       "events of VMs for which there is no room: they are not throttled");
 
 /* vCPUs beyond are never throttled */
 #define MAX_VCPUS 128
@@ -88,7 +90,7 @@ struct vm {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1024);
+	__uint(max_entries, ROUNDS_VMS);
 	__type(key, u64);
 	__type(value, struct vm);
 } vms SEC(".maps");
@@ -303,8 +305,10 @@ void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *
 	struct vm *vm;
 
 	vm = rounds_vm(&vms, kvm, &fresh);
-	if (!vm)
+	if (!vm) {
+		__sync_fetch_and_add(&no_room, 1);
 		return;
+	}
 
 	switch (ev->event) {
 	case KVM_THROTTLE_LOG_START:

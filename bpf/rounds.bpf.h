@@ -11,6 +11,9 @@
 
 #include "kvmext.bpf.h"
 
+/* VMs of which rounds are known at a time; one takes memory while it logs */
+#define ROUNDS_VMS 16384
+
 /**
  * struct rounds - one per VM, in a map
  * @slot: the one whose harvest begins a round

@@ -33,6 +33,7 @@ KVMEXT_COUNTER(u64, logs, "", "dirty logs of memslots that it was asked about");
 KVMEXT_COUNTER(u64, no_lease, "", "let through: no word from the guest's agent of late");
 KVMEXT_COUNTER(u64, foreign, "", "let through: the area is not there, or not that one");
 KVMEXT_COUNTER(u64, rebooted, "", "let through: the guest was reset since it told of the area");
+KVMEXT_COUNTER(u64, no_room, "", "let through: more VMs than there is room for");
 KVMEXT_COUNTER(u64, scanned, "", "let through: the guest was looking for free pages");
 
 struct area {
@@ -121,21 +122,26 @@ static __always_inline int area_read(struct kvm *kvm, void *area, u32 page, u32 
 	return kvm_dirty_read(kvm, gfn > 1 ? (gfn - 1) * 4096 + off : ~0ULL << 12, buf, len);
 }
 
-/* Where the guest's clock was when area @cookie was first used; else than @clock if unknown */
-static __always_inline u64 used_clock(struct kvm *kvm, u64 cookie, u64 clock)
+/*
+ * Turns @clock into where the guest's clock was when area @cookie was first used: now, if it was
+ * not used before.  False if there is no room to note that.
+ */
+static __always_inline bool used_clock(struct kvm *kvm, u64 cookie, u64 *clock)
 {
 	struct used new = {
 		.cookie = cookie,
-		.clock = clock,
+		.clock = *clock,
 		.pid = bpf_get_current_pid_tgid() >> 32,
 	};
 	u64 key = (u64)kvm;
 	struct used *used;
 
 	used = bpf_map_lookup_elem(&vms, &key);
-	if (used && used->cookie == cookie)
-		return used->clock;
-	return bpf_map_update_elem(&vms, &key, &new, BPF_ANY) ? ~clock : clock;
+	if (used && used->cookie == cookie) {
+		*clock = used->clock;
+		return true;
+	}
+	return !bpf_map_update_elem(&vms, &key, &new, BPF_ANY);
 }
 
 /**
@@ -154,7 +160,7 @@ struct view {
  */
 static __always_inline int look(struct kvm *kvm, void *area, struct view *v)
 {
-	u64 clock;
+	u64 clock, first;
 	int ret;
 
 	v->why = &no_lease;
@@ -169,9 +175,12 @@ static __always_inline int look(struct kvm *kvm, void *area, struct view *v)
 	    v->head.cookie != lease(area, AT(cookie)) || v->head.pfns != lease(area, AT(pfns)))
 		return -ENOENT;
 
+	v->why = &no_room;
+	first = clock = kvm_dirty_clock(kvm);
+	if (!used_clock(kvm, v->head.cookie, &first))
+		return -ENOENT;
 	v->why = &rebooted;
-	clock = kvm_dirty_clock(kvm);
-	return used_clock(kvm, v->head.cookie, clock) == clock ? 0 : -ENOENT;
+	return first == clock ? 0 : -ENOENT;
 }
 
 /* What is left out rests on the area.  Of another one nothing is known that was said of this. */

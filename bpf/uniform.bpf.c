@@ -22,6 +22,8 @@ KVMEXT_PARAM(u32, step, 10, 1, 94, "%", "more with each round that does not shri
 KVMEXT_PARAM(u32, most, 94, 1, 94, "%", "share of time blocked at most");
 
 KVMEXT_COUNTER(u64, steps, "", "times the share was raised, over all VMs");
+KVMEXT_COUNTER(u64, no_room, "",
+	       "events of VMs for which there is no room: they are not throttled");
 
 #define MAX_VCPUS 256
 
@@ -36,7 +38,7 @@ struct vm {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1024);
+	__uint(max_entries, ROUNDS_VMS);
 	__type(key, u64);
 	__type(value, struct vm);
 } vms SEC(".maps");
@@ -53,8 +55,10 @@ void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *e
 	u32 i;
 
 	vm = rounds_vm(&vms, kvm, &fresh);
-	if (!vm)
+	if (!vm) {
+		__sync_fetch_and_add(&no_room, 1);
 		return;
+	}
 
 	switch (ev->event) {
 	case KVM_THROTTLE_LOG_START:

@@ -822,6 +822,31 @@ TEST_F(dirty, believed_only_beyond_doubt)
 	EXPECT_EQ(10, vm_stat("held"));
 }
 
+/* One VM more than skip_free has room for: all is sent, and it is not told as a reset. */
+TEST_F(dirty, no_room_is_no_reboot)
+{
+	struct vm *vm = &self->vm;
+	struct pol *p = &self->p;
+	struct {
+		uint64_t cookie, clock;
+		uint32_t pid, pad;
+	} used = {};
+	struct bpf_map *vms;
+
+	ASSERT_EQ(0, skip_up(vm, p));
+	vms = bpf_object__find_map_by_name(p->obj, "vms");
+	ASSERT_NE(NULL, vms);
+	ASSERT_EQ(sizeof(used), bpf_map__value_size(vms));
+	for (uint64_t key = 1; key <= bpf_map__max_entries(vms); key++)
+		if (bpf_map_update_elem(bpf_map__fd(vms), &key, &used, BPF_ANY))
+			break;
+	ASSERT_EQ(0, writes(vm, 0, 10));
+	EXPECT_EQ(10, vm_harvest(vm));
+	EXPECT_LT(0, counter(p, "no_room"));
+	EXPECT_EQ(0, counter(p, "rebooted"));
+	EXPECT_EQ(0, counter(p, "skipped"));
+}
+
 /* Another VM, of another process: it writes 10 pages that are free, and harvests at each 'h' */
 static void other_guest(int in, int out)
 {

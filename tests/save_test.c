@@ -2454,6 +2454,37 @@ TEST_F(save, adaptive_is_bounded)
 	ASSERT_EQ(0, tool("unload adaptive"));
 }
 
+/*
+ * adaptive's map has an entry for each VM and not for each vCPU, so that nobody fills it by
+ * giving his VMs many; it goes with its VM.
+ */
+TEST_F(save, adaptive_shares_no_room)
+{
+	struct bpf_map *minds;
+	char key[64], next[64];
+	int n = 0;
+
+	ASSERT_EQ(0, pol_load(&self->a, "../bpf/adaptive.bpf.o", "adaptive", "adaptive", 0));
+	minds = bpf_object__find_map_by_name(self->a.obj, "minds");
+	ASSERT_NE(NULL, minds);
+	ASSERT_GE(sizeof(key), bpf_map__key_size(minds));
+	ASSERT_EQ(0, ext_attach(self->a.ops, &self->a.link));
+	self->vm.ncpus = 2;
+	ASSERT_EQ(0, vm_add_cpu(&self->vm, 1));
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(0, go_cpuid(&self->vm.cpu[i], 100));
+		ASSERT_EQ(0, trip(&self->vm.cpu[i], &self->trip));
+		EXPECT_EQ(100, work(&self->vm.cpu[i])->progress);
+	}
+	while (!bpf_map_get_next_key(bpf_map__fd(minds), n ? key : NULL, next)) {
+		memcpy(key, next, sizeof(key));
+		n++;
+	}
+	EXPECT_EQ(1, n);
+	vm_close(&self->vm);
+	EXPECT_NE(0, bpf_map_get_next_key(bpf_map__fd(minds), NULL, next));
+}
+
 /* Another thread on the CPU of such a guest gets its share. */
 TEST_F(save, others_run)
 {
