@@ -130,6 +130,17 @@ for head in "version 2" "version" "policy table=throttle name=x vm=0" ""; do
 	done
 done
 fake "version 2"
+run $K --debugfs "$tmp/dbg" --json top 0.2 2
+python3 -c '
+import json, sys
+samples = [json.loads(l) for l in open(sys.argv[1])]
+assert len(samples) == 2 and all("vms" in s and s["policies_known"] is False for s in samples), samples' "$tmp/out" 2>>"$tmp/err"
+[ $? = 0 ] && [ $code = 0 ]; ok "top then: samples alone, which say that policies are not known" $?
+run $K --debugfs "$tmp/dbg" top -b 0.2 1
+[ $code = 0 ] && [ ! -s "$tmp/err" ] && grep -q "policies are not known: kvmext list says why" "$tmp/out"
+ok "and so in text" $?
+run $K --json top 0.2 1
+has '"policies_known": true' "and that they are, where the file can be read"
 run $K --debugfs "$tmp/dbg" --json version
 cp "$tmp/out" "$tmp/json.mismatch"
 [ $code = 4 ] && grep -q '"match": false' "$tmp/out" && grep -q '"code": 4' "$tmp/out"; ok "and as JSON it is one document with an error in it" $?

@@ -178,6 +178,7 @@ struct in_charge {
 
 static struct in_charge *in_charge;
 static int nr_in_charge;
+static bool policies_known = true; /* or the state file could not be read */
 
 static int by_pid(const void *x, const void *y)
 {
@@ -304,8 +305,7 @@ static void read_policies(const struct vms *s)
 	static uint32_t changes;
 	static uint64_t read_ns;
 	static bool on;
-	bool is_new = vm_is_new(s), is_on;
-	char *path;
+	bool is_new = vm_is_new(s), is_on, was;
 
 	if (!tables_here())
 		return;
@@ -317,10 +317,10 @@ static void read_policies(const struct vms *s)
 	read_ns = clock_ns();
 	on = is_on;
 	state_free(&st);
-	path = str("%s/kvm/ext/state", g.debugfs);
-	if (!access(path, R_OK))
-		state_read(&st);
-	free(path);
+	/* An error in the midst of samples would be read as one of them. */
+	was = fail_mute(true);
+	policies_known = state_read(&st) == OK;
+	fail_mute(was);
 	index_policies();
 	state_reads++;
 }
@@ -590,6 +590,7 @@ static bool inhibit_note(const struct vms *s, int *next, char *to, size_t size)
 }
 
 static const char silent_note[] = "this KVM tells only its exits to user space";
+static const char unknown_note[] = "policies are not known: kvmext list says why";
 
 /* --- lines and JSON -------------------------------------------------------------- */
 
@@ -607,6 +608,8 @@ static void batch(const struct vms *s)
 		printf(", %lu exits of vCPUs beyond the room for them", s->lost);
 	if (s->silent)
 		printf(", %s", silent_note);
+	if (!policies_known)
+		printf(", %s", unknown_note);
 	if (missed)
 		printf(", %" PRIu64 " intervals missed", missed);
 	putchar('\n');
@@ -723,6 +726,7 @@ static void json(const struct vms *s)
 	j_num("missed", missed);
 	j_num("state_reads", state_reads);
 	j_bool("silent", s->silent);
+	j_bool("policies_known", policies_known);
 	j_open("hooks", '{');
 	j_str("exit", s->silent ? vms_hook(HOOK_RUN) : "tp_btf/kvm_exit");
 	for (int i = 0; i < HOOKS; i++)
@@ -896,6 +900,8 @@ static void draw(const struct vms *s)
 	}
 	if (s->silent)
 		put(y++, A_BOLD, silent_note);
+	if (!policies_known)
+		put(y++, A_BOLD, unknown_note);
 	while (y < 4 && inhibit_note(s, &note, text, sizeof(text)))
 		put(y++, A_NORMAL, text);
 	if (sc.help) {
