@@ -73,11 +73,17 @@ good "unload" unload utf8
 # --- one document, one line -----------------------------------------------------------------
 
 for args in "-j nonsense" "-vj list --nonsense" "nonsense -j" "list -qj --nonsense" "--json" "load -j $P/noop.bpf.o --vm 4194303" \
-	    "help nonsense -j" "help a b -j"; do
+	    "help nonsense -j" "help a b -j" "top --nonsense -bj" "top --nonsense -ujb"; do
 	run $K $args
 	cp "$tmp/out" "$tmp/json.$(echo "$args" | tr -cd a-z)"
 	[ $code != 0 ] && [ ! -s "$tmp/err" ] && grep -q '"error"' "$tmp/out"; ok "kvmext $args: the error is in JSON" $?
 done
+for args in "help" "help load" "list --help" "load --usage" "-V"; do json "$(echo "asked-$args" | tr -cd a-zV-)" $args; done
+grep -q '"kvmext": "0\.' "$tmp/json.asked--V"; ok "-V --json says which version" $?
+python3 -c 'import json, sys; assert "Usage: kvmext load" in json.load(open(sys.argv[1]))["help"]' "$tmp/json.asked-helpload" 2>"$tmp/err"
+ok "help --json has the text" $?
+mkdir -m 700 /sys/fs/bpf/kvmext-guest
+json "ended" guest --stop
 good "load" load $P/noop.bpf.o
 # The place is taken, and who has it cannot be seen: one line, not two.
 mkdir -m 777 "$tmp/bpf"

@@ -277,7 +277,22 @@ has "^exit names *ok *[1-9][0-9][0-9], of /sys" "doctor tells where names are fr
 
 # --- policies ------------------------------------------------------------------------
 
+run $K --json trace exit --for 0.2 --perfetto "$tmp/short.json"
+python3 -c '
+import json, sys
+a, b = [json.loads(l) for l in open(sys.argv[1])]
+assert list(a) == ["begin"] and list(b) == ["end"], (a, b)' "$tmp/out" 2>>"$tmp/err"
+ok "--json with --perfetto: begin and end" $?
+
 if [ ! -e $STATE ]; then
+	run $K --json trace exit policy --for 0.2
+	python3 -c '
+import json, sys
+ls = [json.loads(l) for l in open(sys.argv[1])]
+assert "begin" in ls[0] and "end" in ls[-1] and "missing" in ls[1], ls[:3]
+m = ls[1]["missing"]
+assert (m["event"], m["all"], m["error"]) == ("policy", True, None) and "kvm_ext_take" in m["points"], m' "$tmp/out" 2>>"$tmp/err"
+	ok "without kvm_ext: begin is first, then what is missing" $?
 	run $K hist block --for 1
 	[ $code = 4 ] && grep -q "no tracepoint kvm_throttle_block" "$tmp/err"
 	ok "without kvm_ext: hist block says what is missing" $?

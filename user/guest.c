@@ -1225,6 +1225,11 @@ static int stop(struct guest *x)
 		usleep(FREE_LEASE_MS * 1000);
 		unpin(x);
 	}
+	if (g.json) {
+		j_open(NULL, '{');
+		j_bool("ended", true);
+		j_close('}');
+	}
 	say("ended");
 	return OK;
 }

@@ -40,16 +40,38 @@ static const struct argp_option global_options[] = {
 	{}
 };
 
+static void show_help(const struct argp *argp, unsigned int flags, char *name)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f;
+
+	flags &= ~ARGP_HELP_EXIT_OK;
+	if (!g.json) {
+		argp_help(argp, stdout, flags, name);
+		return;
+	}
+	f = open_memstream(&text, &size);
+	if (!f)
+		abort();
+	argp_help(argp, f, flags, name);
+	fclose(f);
+	j_open(NULL, '{');
+	j_str("help", text);
+	j_close('}');
+	free(text);
+}
+
 static error_t parse_global(int key, char *arg, struct argp_state *state)
 {
 	switch (key) {
 	case OPT_HELP:
 	case 'h':
 	case '?':
-		argp_help(state->root_argp, stdout, ARGP_HELP_STD_HELP, state->name);
+		show_help(state->root_argp, ARGP_HELP_STD_HELP, state->name);
 		exit(OK);
 	case OPT_USAGE:
-		argp_help(state->root_argp, stdout, ARGP_HELP_USAGE, state->name);
+		show_help(state->root_argp, ARGP_HELP_USAGE, state->name);
 		exit(OK);
 	case ARGP_KEY_ERROR:
 		if (state->next > 0 && state->next <= state->argc)
@@ -128,7 +150,15 @@ static error_t parse_top(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'V':
 		/* As any program has it; the command says more. */
-		printf("kvmext %s (libbpf %s)\n", KVMEXT_VERSION, libbpf_version_string() + 1);
+		if (!g.json) {
+			printf("kvmext %s (libbpf %s)\n", KVMEXT_VERSION,
+			       libbpf_version_string() + 1);
+			exit(OK);
+		}
+		j_open(NULL, '{');
+		j_str("kvmext", KVMEXT_VERSION);
+		j_str("libbpf", libbpf_version_string() + 1);
+		j_close('}');
 		exit(OK);
 	case ARGP_KEY_ARG:
 		(void)arg;
@@ -229,15 +259,15 @@ int cmd_help(int argc, char **argv)
 		return ret;
 	if (cmd)
 		return dispatch(2, (char *[]){ cmd, "--help", NULL });
-	argp_help(&top_argp, stdout, ARGP_HELP_STD_HELP & ~ARGP_HELP_EXIT_OK, "kvmext");
+	show_help(&top_argp, ARGP_HELP_STD_HELP, "kvmext");
 	return OK;
 }
 
-/* -j among letters that take no value, as in -vj, or the long option */
+/* -j among letters that take no value in any command, as in -vj, or the long option */
 static bool is_json(const char *arg)
 {
 	return !strcmp(arg, "--json") ||
-	       (*arg == '-' && strchr(arg, 'j') && arg[1 + strspn(arg + 1, "jqv")] == 0);
+	       (*arg == '-' && strchr(arg, 'j') && arg[1 + strspn(arg + 1, "jqvbuVh?")] == 0);
 }
 
 int main(int argc, char **argv)

@@ -511,20 +511,52 @@ static struct ring_buffer *make_rings(const struct tracer *t, const struct trace
 
 /* --- the programs --- */
 
-static void missing(enum group group, bool all, const char *points)
+/**
+ * struct lack - events that there will be none of
+ * @group: of this kind
+ * @all: of this kind none at all
+ * @points: what this kernel lacks, or what could not be attached to
+ * @why: it could not; else NULL
+ */
+struct lack {
+	enum group group;
+	bool all;
+	char *points;
+	const char *why;
+};
+
+/* With --json, until the line that is the first is written */
+static struct lack lacks[G_NR + ARRAY_SIZE(progs) + 3];
+static int nr_lacks;
+
+static void missing(enum group group, bool all, char *points, const char *why)
 {
-	if (g.json) {
+	if (g.json)
+		lacks[nr_lacks++] = (struct lack){ group, all, points, why };
+	else if (why)
+		fprintf(stderr, "kvmext: cannot attach to %s: %s\n", points, why);
+	else
+		fprintf(stderr, "kvmext: %s %s events: this kernel lacks %s\n",
+			all ? "no" : "not all", group_names[group], points);
+}
+
+static void begin_json(const struct tracer *t)
+{
+	j_open(NULL, '{');
+	j_open("begin", '{');
+	j_num("ts_ns", t->begun);
+	j_close('}');
+	j_close('}');
+	for (int i = 0; i < nr_lacks; i++) {
 		j_open(NULL, '{');
 		j_open("missing", '{');
-		j_str("event", group_names[group]);
-		j_bool("all", all);
-		j_str("points", points);
+		j_str("event", group_names[lacks[i].group]);
+		j_bool("all", lacks[i].all);
+		j_str("points", lacks[i].points);
+		j_str("error", lacks[i].why);
 		j_close('}');
 		j_close('}');
-		return;
 	}
-	fprintf(stderr, "kvmext: %s %s events: this kernel lacks %s\n", all ? "no" : "not all",
-		group_names[group], points);
 }
 
 /* choose - the programs to load; what is not there is said, once for each kind of event */
@@ -565,7 +597,7 @@ static unsigned int choose(const struct tracer *t, struct trace_bpf *skel, enum 
 					     progs[i].point);
 		}
 		if (points)
-			missing(grp, !any, points);
+			missing(grp, !any, points, NULL);
 		if (any)
 			have |= 1 << grp;
 	}
@@ -597,6 +629,15 @@ static struct trace_bpf *open_skel(const struct tracer *t)
 static struct bpf_link *links[ARRAY_SIZE(progs) + 3];
 static int nr_links;
 
+/* The programs of kvm_entry and kvm_exit are those of exits. */
+static enum group group_of(const char *prog)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(progs); i++)
+		if (!strcmp(progs[i].prog, prog))
+			return progs[i].group;
+	return G_EXIT;
+}
+
 static int attach(struct trace_bpf *skel)
 {
 	struct bpf_program *p;
@@ -609,9 +650,10 @@ static int attach(struct trace_bpf *skel)
 		links[nr_links] = bpf_program__attach(p);
 		if (links[nr_links])
 			nr_links++;
-		else if (!g.json)
-			fprintf(stderr, "kvmext: cannot attach to %s: %s\n",
-				bpf_program__section_name(p), strerror(errno));
+		else
+			missing(group_of(bpf_program__name(p)), false,
+				str("%s", bpf_program__section_name(p)),
+				str("%s", strerror(errno)));
 	}
 	return nr_links;
 }
@@ -695,13 +737,8 @@ static int trace(struct tracer *t)
 		goto out;
 	t->begun = clock_ns();
 	run_begin(&t->run);
-	if (g.json && !t->perfetto) {
-		j_open(NULL, '{');
-		j_open("begin", '{');
-		j_num("ts_ns", t->begun);
-		j_close('}');
-		j_close('}');
-	}
+	if (g.json)
+		begin_json(t);
 	do {
 		consume(t, ring, false);
 		/* A full disk does not get better by waiting. */
@@ -733,7 +770,7 @@ int cmd_trace(int argc, char **argv)
 		"policy chose for an interrupt) and policy (attached, switched, ejected, taken from a VM). What this kernel does not have is said and left "
 		"out.\n\n"
 		"--min-us leaves out what has no length. With --json each event is a line, and the "
-		"last line has the counts. With --perfetto nothing but the end is printed; a run "
+		"last line has the counts. With --perfetto no event is printed; a run "
 		"that is killed leaves a file that can be opened.";
 	struct tracer t = {
 		.run = { .cmd = "trace", .filter = { .vcpu = NO_VCPU } },
