@@ -22,6 +22,13 @@ fails 2 "port SOCKET is needed" "hint without a port" hint --vm 1
 fails 2 "no number of MiB" "hint --zero without a number" hint --vm 1 --port /x --zero much
 fails 7 "has no VM" "hint for what is no VM" hint --vm $$ --port /x
 fails 2 "exclude each other" "guest to check and stop" guest --check --stop
+# gnuplot need not be there for what is refused before it runs.
+mkdir "$tmp/bin"
+printf '#!/bin/sh\ncat >/dev/null\n' >"$tmp/bin/gnuplot"
+chmod +x "$tmp/bin/gnuplot"
+PATH=$tmp/bin:$PATH fails 2 "needs the name of a file" "a picture without a name" dirty --png "" 0.1 1
+PATH=$tmp/bin:$PATH fails 2 "cannot write /nonexistent/x.png" "a picture that cannot be written" dirty --png /nonexistent/x.png 1 3600
+PATH=$tmp/bin:$PATH fails 2 "cannot write $tmp: Is a directory" "a picture that is a folder" dirty --png "$tmp" 1 3600
 fails 2 "for the agent itself" "guest to check, and how to run" guest --check --keep-lists
 fails 2 "not expected" "guest with an argument" guest x
 fails 4 "no port to the host" "guest without a port" guest

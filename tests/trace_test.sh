@@ -224,6 +224,30 @@ assert any(e["name"] == "cpuid" for e in json.loads(text.rstrip(",\n") + "]"))
 EOP
 ok "a killed run leaves whole lines" $?
 
+# --- files: a disk that is full, a trace that was there before ------------------------
+
+mkdir "$tmp/small"
+mount -t tmpfs -o size=4k small "$tmp/small"
+guest 1 5 2000 0 0 0
+$K trace exit --perfetto "$tmp/small/trace.json" --vm $vm 5>&- >"$tmp/out" 2>"$tmp/err" &
+tr=$!
+up "$tmp/out" $tr
+go
+wait $tr
+[ $? = 1 ] && grep -q "^kvmext: cannot write .*: No space left" "$tmp/err"; ok "a disk that is full ends it" $?
+python3 - "$tmp/small/trace.json" >"$tmp/out" 2>"$tmp/err" <<'EOP'
+import json, sys
+text = open(sys.argv[1]).read()
+assert text.endswith("},\n"), text[-100:]
+json.loads(text.rstrip(",\n") + "]")
+EOP
+ok "and leaves whole lines" $?
+umount "$tmp/small"
+echo old >"$tmp/old.json"
+# 28: BPF_LINK_CREATE
+run build/tests/tool/denybpf 1 28 $K trace exit --for 1 --perfetto "$tmp/old.json"
+[ $code = 10 ] && [ "$(cat "$tmp/old.json")" = old ]; ok "a trace that does not begin leaves the old file" $?
+
 # --- interrupts, by what their vCPU did -----------------------------------------------
 
 mkfifo "$tmp/true"

@@ -3,10 +3,12 @@
 #include "hook.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,6 +57,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			if ((unsigned char)*p < ' ')
 				return fail_usage("dirty", "a file name with control characters"),
 				       EINVAL;
+		if (!*arg)
+			return fail_usage("dirty", "--png needs the name of a file"), EINVAL;
 		a.png = arg;
 		return 0;
 	case ARGP_KEY_ARG:
@@ -713,6 +717,25 @@ static bool in_path(const char *prog)
 	return found;
 }
 
+/* Better now than after hours.  gnuplot makes the file; until then what is there stays. */
+static int need_png(void)
+{
+	int fd = open(a.png, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	struct stat st;
+
+	if (fd >= 0) {
+		close(fd);
+		unlink(a.png);
+		return OK;
+	}
+	if (errno == EEXIST && !stat(a.png, &st) && S_ISDIR(st.st_mode))
+		errno = EISDIR;
+	else if (errno == EEXIST && !faccessat(AT_FDCWD, a.png, W_OK, AT_EACCESS))
+		return OK;
+	return fail(E_USAGE, "give a file that can be written", "cannot write %s: %s", a.png,
+		    strerror(errno));
+}
+
 static int picture(void)
 {
 	const struct owner *best = NULL;
@@ -736,6 +759,8 @@ static int picture(void)
 		return fail(E_VM, "dirty logging is on while a VM migrates",
 			    "no page got dirty, so there is nothing to draw in %s", a.png);
 	heat(best, &m);
+	/* Should it end before it has read all */
+	signal(SIGPIPE, SIG_IGN);
 	f = popen("gnuplot", "w");
 	if (!f)
 		return fail(E_INTERNAL, NULL, "cannot run gnuplot: %s", strerror(errno));
@@ -783,6 +808,8 @@ int cmd_dirty(int argc, char **argv)
 	if (ret == OK && a.png && !in_path("gnuplot"))
 		ret = fail(E_ENV, "run: apt install gnuplot-nox",
 			   "gnuplot, which draws the picture, is not installed");
+	if (ret == OK && a.png)
+		ret = need_png();
 	if (ret == OK)
 		ret = need_kvm();
 	if (ret == OK && a.vm)

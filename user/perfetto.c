@@ -30,6 +30,18 @@ static int fd = -1;
 static int error;
 static const char *file;
 
+/* What was written of a line of which the rest found no room goes. */
+static void drop_part(size_t done)
+{
+	size_t part = 0;
+	off_t end = lseek(fd, 0, SEEK_CUR);
+
+	while (part < done && buf[done - part - 1] != '\n')
+		part++;
+	if (end >= 0 && ftruncate(fd, end - part))
+		error = errno;
+}
+
 bool perfetto_flush(void)
 {
 	for (size_t done = 0; done < used && !error;) {
@@ -39,6 +51,7 @@ bool perfetto_flush(void)
 			continue;
 		if (n <= 0) {
 			error = n ? errno : ENOSPC;
+			drop_part(done);
 			break;
 		}
 		done += n;

@@ -729,10 +729,11 @@ static int trace(struct tracer *t)
 	if (!ring)
 		ret = fail(E_INTERNAL, "give less --buffer",
 			   "cannot make the buffers of events: %s", strerror(errno));
-	if (ret == OK && t->perfetto)
-		ret = perfetto_open(t->perfetto);
 	if (ret == OK && !attach(skel))
 		ret = fail(E_REFUSED, "-v shows why", "no program of trace could be attached");
+	/* It empties the file, so not before there is something to write. */
+	if (ret == OK && t->perfetto)
+		ret = perfetto_open(t->perfetto);
 	if (ret != OK)
 		goto out;
 	t->begun = clock_ns();
