@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "look.h"
+
 enum { OPT_BATCH = 'b', OPT_SORT = 's', OPT_FILTER = 'f', OPT_UNFOLD = 'u' };
 
 enum sort {
@@ -159,9 +161,55 @@ static double mean_us(const struct row *r, enum vms_figure ns, enum vms_figure n
 	return vms_has(ns) && r->delta[n] ? r->delta[ns] / 1e3 / r->delta[n] : -1;
 }
 
+/*
+ * VMs of which no memslot is logged, by the address of their struct kvm, sorted: how much
+ * they dirty is not known.
+ */
+static uint64_t *unlogged;
+static size_t nr_unlogged, max_unlogged;
+
+static int by_address(const void *x, const void *y)
+{
+	uint64_t p = *(const uint64_t *)x, q = *(const uint64_t *)y;
+
+	return p < q ? -1 : p > q;
+}
+
+static int add_unlogged(const struct look_vm *l, void *arg)
+{
+	(void)arg;
+	if (l->logging)
+		return 0;
+	if (nr_unlogged == max_unlogged) {
+		max_unlogged = max_unlogged ? 2 * max_unlogged : 64;
+		unlogged = realloc(unlogged, max_unlogged * sizeof(*unlogged));
+		if (!unlogged)
+			abort();
+	}
+	unlogged[nr_unlogged++] = l->kvm;
+	return 0;
+}
+
+static void read_logging(void)
+{
+	nr_unlogged = 0;
+	if (!vms_has(F_DIRTY))
+		return;
+	vms_look(a.vm, add_unlogged, NULL);
+	qsort(unlogged, nr_unlogged, sizeof(*unlogged), by_address);
+}
+
+static double dirty_per_s(const struct vms *s, const struct row *r)
+{
+	if (!r->vm->delta[F_DIRTY] && nr_unlogged &&
+	    bsearch(&r->vm->kvm, unlogged, nr_unlogged, sizeof(*unlogged), by_address))
+		return -1;
+	return per_s(s, r, F_DIRTY);
+}
+
 static double mib_per_s(const struct vms *s, const struct row *r)
 {
-	double pages = per_s(s, r, F_DIRTY);
+	double pages = dirty_per_s(s, r);
 
 	return pages < 0 ? pages : pages / 256;
 }
@@ -493,7 +541,7 @@ static void cell(const struct vms *s, const struct row *r, int col, char *to, si
 		number(to, size, 100 * share(s, r, F_BLOCKED_NS), "%.1f%%");
 		break;
 	case 7:
-		number(to, size, per_s(s, r, F_DIRTY), "%.0f");
+		number(to, size, dirty_per_s(s, r), "%.0f");
 		break;
 	case 8:
 		number(to, size, mib_per_s(s, r), "%.1f");
@@ -661,7 +709,7 @@ static void j_row(const struct vms *s, const struct row *r)
 	j_figure("halted_share", share(s, r, F_HALTED_NS));
 	j_figure("ready_share", share(s, r, F_READY_NS));
 	j_figure("blocked_share", share(s, r, F_BLOCKED_NS));
-	j_figure("dirty_per_s", per_s(s, r, F_DIRTY));
+	j_figure("dirty_per_s", dirty_per_s(s, r));
 	j_figure("dirty_mib_per_s", mib_per_s(s, r));
 	j_figure("injected_per_s", per_s(s, r, F_INJECTED));
 	j_figure("posted_per_s", per_s(s, r, F_POSTED));
@@ -793,6 +841,7 @@ static int run_lines(void)
 		if (stopped)
 			break;
 		s = vms_read();
+		read_logging();
 		read_policies(s);
 		if (g.json)
 			json(s);
@@ -846,7 +895,7 @@ static const char *const help[] = {
 	"DIRTY/S  pages that got dirty in the log (logging is on while a VM migrates)",
 	"INJ/S    interrupts that KVM injected; POST/S given to APICv or AVIC",
 	"WAKE/US  from a halted vCPU's wake-up to its entry; INJECT/US from an interrupt to its injection",
-	"-        cannot be had on this kernel, or nothing happened to measure",
+	"-        cannot be had on this kernel, or nothing happened to measure, or is not logged",
 };
 
 static void put(int y, int attr, const char *text)
@@ -1083,6 +1132,7 @@ static int run_screen(void)
 	keypad(stdscr, TRUE);
 	set_escdelay(50);
 	curs_set(0);
+	read_logging();
 	read_policies(s);
 	while (!stopped && !quit && !vm_ended(a.vm)) {
 		uint64_t now;
@@ -1100,6 +1150,7 @@ static int run_screen(void)
 		if (sc.paused)
 			continue;
 		s = vms_read();
+		read_logging();
 		read_policies(s);
 		if (a.count && ++shown >= a.count) {
 			draw(s);

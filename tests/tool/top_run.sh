@@ -232,11 +232,29 @@ not_logged() {
 	has "^-: dirty logging is off" "and says why, and what to do"
 	run $K --json dirty --vm $vm 0.5 1
 	has "\"vm\": $vm,\"logging\": false,.*\"dirtied\": null,.*\"ever_pages\": null" "in JSON null"
+	# top meets a vCPU when it runs.
+	$K --json top 0.5 --vm $vm >"$tmp/top" 2>"$tmp/err" &
+	top=$!
+	await longer "$tmp/top" 1
+	echo >&5
+	await grep -q done "$tmp/vm"
+	next
+	kill -INT $top
+	wait $top
+	python3 -c '
+import json, sys
+vms = [v for l in open(sys.argv[1]) for v in json.loads(l)["vms"]]
+assert vms and all(x[k] is None for v in vms for x in [v] + v["vcpus"] for k in ("dirty_per_s", "dirty_mib_per_s")), vms' "$tmp/top" >"$tmp/out" 2>&1
+	ok "and top likewise" $?
 	exec 5>&-
 	wait $vm
 	start_vm
 	run $K --json dirty --vm $vm 1 1
 	has "\"vm\": $vm,\"logging\": true,.*\"dirtied\": [1-9]" "and figures for one that is"
+	run $K --json top --vm $vm 1 2
+	tail -n 1 "$tmp/out" >"$tmp/top"
+	cp "$tmp/top" "$tmp/out"
+	has "\"dirty_per_s\": [0-9]" "top, too"
 	stop_vm
 }
 
