@@ -181,6 +181,39 @@ assert a["taken_from"] == [
 assert irq["taken_from"] == [] and [t["vm"] for t in b["taken_from"]] == [11], (irq, b)' "$tmp/out" 2>"$tmp/err"
 	ok "$cmd --json has the same" $?
 done
+fake "version 1" 'policy table=throttle name=7 vm=0 link=1 state=ejected seq=5 kind=policy code=-1 msg="42" dump="43"' \
+	'vm pid=11 policy=7 vcpus=1 logging=0 harvests=0 ring_resets=0 last_dirty=0' \
+	'vcpu pid=11 id=0 idx=0 marked=0 blocks=0 blocked_ns=0 dirty_write=5' \
+	'vm pid=12 policy=7 vcpus=1 logging=1 harvests=0 ring_resets=0 last_dirty=0' \
+	'vcpu pid=12 id=0 idx=0 marked=0 blocks=0 blocked_ns=0 dirty_write=5'
+run $K --debugfs "$tmp/dbg" --json status --interval 10
+python3 -c '
+import json, sys
+s = json.load(open(sys.argv[1]))
+(p,), (off, on) = s["policies"], s["vms"]
+assert (p["name"], p["msg"], p["dump"], p["code"]) == ("7", "42", "43", -1), p
+assert off["vcpus"][0]["dirty_per_s"] is None and on["vcpus"][0]["dirty_per_s"] == 0, s["vms"]' "$tmp/out" 2>>"$tmp/err"
+ok "JSON: a message of digits is text, and what is not logged is null" $?
+run $K --debugfs "$tmp/dbg" status --interval 10
+[ "$(grep -c "^ *0 .*  *5  *-$" "$tmp/out")" = 1 ] && [ "$(grep -c "^ *0 .*  *5  *0$" "$tmp/out")" = 1 ]
+ok "and - in text" $?
+awk 'BEGIN {
+	print "version 1"
+	for (vm = 11; vm < 15; vm++) {
+		print "vm pid=" vm " policy=- vcpus=4096 logging=1"
+		for (i = 0; i < 4096; i++)
+			print "vcpu pid=" vm " id=" i " idx=" i " marked=0 blocks=0 blocked_ns=0 dirty_write=5"
+	}
+	print "vm pid=14 policy=- vcpus=1 logging=1"
+	print "vcpu pid=14 id=7 idx=7 marked=0 blocks=0 blocked_ns=0 dirty_write=5"
+}' >"$tmp/dbg/kvm/ext/state"
+(ulimit -t $((20 * slow)); $K --debugfs "$tmp/dbg" --json status --interval 10) >"$tmp/json" 2>"$tmp/err"
+python3 -c '
+import json, sys
+vms = json.load(open(sys.argv[1]))["vms"]
+assert [len(vm["vcpus"]) for vm in vms] == [4096] * 4 + [1]
+assert all("dirty_per_s" in v for vm in vms for v in vm["vcpus"])' "$tmp/json" >"$tmp/out" 2>>"$tmp/err"
+ok "status of 16,384 vCPUs takes no minute, and each has its rates" $?
 fake "version 1" "policy table=throttle name=a vm=0 link=1 state=active"
 run $K --debugfs "$tmp/dbg" list
 [ $code = 0 ] && grep -q "^a *throttle *all *active" "$tmp/out"; ok "a kernel that takes nothing from VMs is understood" $?

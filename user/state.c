@@ -214,6 +214,17 @@ const struct rec *rec_find(const struct state *st, const char *kind, const char 
 	return NULL;
 }
 
+/* Texts of people and programs, which may be all digits */
+static bool is_text(const char *key)
+{
+	static const char *const keys[] = { "name", "policy", "msg", "dump", "kind" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (!strcmp(key, keys[i]))
+			return true;
+	return false;
+}
+
 void rec_json(const struct rec *r, const char *skip)
 {
 	for (int i = 0; i < r->n; i++) {
@@ -225,8 +236,7 @@ void rec_json(const struct rec *r, const char *skip)
 		free(key);
 		if (skipped)
 			continue;
-		if (digits && digits < 20 && !v[(*v == '-') + digits] &&
-		    strcmp(r->key[i], "name") && strcmp(r->key[i], "policy"))
+		if (digits && digits < 20 && !v[(*v == '-') + digits] && !is_text(r->key[i]))
 			j_num(r->key[i],
 			      *v == '-' ? (s128)strtoll(v, NULL, 10) : (s128)strtoull(v, NULL, 10));
 		else

@@ -58,40 +58,55 @@ static const struct rec *next_vcpu(const struct state *st, const struct rec *r)
 	return r < st->rec + st->n && rec_is(r, "vcpu") ? r : NULL;
 }
 
-/* The same vCPU in an earlier reading. */
-static const struct rec *find_vcpu(const struct state *before, const struct state *now,
-				   const struct rec *r)
+/* The same VM in an earlier reading: a process may have several. */
+static const struct rec *find_vm(const struct state *before, const struct state *now,
+				 const struct rec *vm)
 {
-	uint64_t pid = rec_u64(r, "pid"), idx = rec_u64(r, "idx");
+	uint64_t pid = rec_u64(vm, "pid");
 	int nth = 0;
 
-	for (const struct rec *p = now->rec; p < r; p++)
-		nth += rec_is(p, "vcpu") && rec_u64(p, "pid") == pid && rec_u64(p, "idx") == idx;
-	for (int i = 0; i < before->n; i++) {
-		const struct rec *p = &before->rec[i];
-
-		if (rec_is(p, "vcpu") && rec_u64(p, "pid") == pid && rec_u64(p, "idx") == idx &&
-		    !nth--)
+	for (const struct rec *p = now->rec; p < vm; p++)
+		nth += rec_is(p, "vm") && rec_u64(p, "pid") == pid;
+	for (const struct rec *p = before->rec; p < before->rec + before->n; p++)
+		if (rec_is(p, "vm") && rec_u64(p, "pid") == pid && !nth--)
 			return p;
-	}
+	return NULL;
+}
+
+/*
+ * The vCPU @r in an earlier reading, of which @p is the VM or the vCPU found last: both
+ * readings have a VM's vCPUs in the same order, so all are found in one go.
+ */
+static const struct rec *find_vcpu(const struct state *before, const struct rec **p,
+				   const struct rec *r)
+{
+	uint64_t idx = rec_u64(r, "idx");
+
+	for (const struct rec *v = *p; v && (v = next_vcpu(before, v));)
+		if (rec_u64(v, "idx") == idx)
+			return *p = v;
 	return NULL;
 }
 
 /**
  * struct rate - what a vCPU did between two readings
  * @known: both readings have it
+ * @logged: what it dirties is seen
  * @pages: pages dirtied in a second
  * @blocked: share of the time that it was blocked
  */
 struct rate {
 	bool known;
+	bool logged;
 	double pages;
 	double blocked;
 };
 
-static struct rate rate(const struct state *before, const struct state *now, const struct rec *r)
+static struct rate rate(const struct state *before, const struct state *now, const struct rec *vm,
+			const struct rec *r, const struct rec **last)
 {
-	const struct rec *b = find_vcpu(before, now, r);
+	const struct rec *b = find_vcpu(before, last, r);
+	uint64_t logging;
 	double ns = now->read_ns - before->read_ns;
 	struct rate rt = {};
 
@@ -100,6 +115,7 @@ static struct rate rate(const struct state *before, const struct state *now, con
 	    rec_u64(b, "blocked_ns") > rec_u64(r, "blocked_ns"))
 		return rt;
 	rt.known = true;
+	rt.logged = !rec_num(vm, "logging", &logging) || logging || dirty(r) != dirty(b);
 	rt.pages = (dirty(r) - dirty(b)) * 1e9 / ns;
 	rt.blocked = (rec_u64(r, "blocked_ns") - rec_u64(b, "blocked_ns")) / ns;
 	return rt;
@@ -166,6 +182,7 @@ static void show_vm(const struct state *before, const struct state *now, const s
 		{ "LONGEST", true }, { "NOW", true },	  { "DIRTY", true },  { "PAGES/S", true },
 	};
 	struct libscols_table *tbl = tbl_new(cols, ARRAY_SIZE(cols));
+	const struct rec *last = find_vm(before, now, vm);
 	uint64_t pid = rec_u64(vm, "pid");
 	char *comm = proc_comm(pid);
 	int n = 0;
@@ -179,13 +196,13 @@ static void show_vm(const struct state *before, const struct state *now, const s
 	      rec_str(vm, "harvests") ?: "-", rec_str(vm, "ring_resets") ?: "-",
 	      rec_str(vm, "last_dirty") ?: "-");
 	for (const struct rec *r = next_vcpu(now, vm); r; r = next_vcpu(now, r)) {
-		struct rate rt = rate(before, now, r);
+		struct rate rt = rate(before, now, vm, r, &last);
 
 		tbl_row(tbl, ARRAY_SIZE(cols), field(r, "id"), str("%s", yes(r, "marked")),
 			field(r, "blocks"), time_field(r, "blocked_ns"),
 			time_field(r, "longest_ns"),
 			rt.known ? str("%.0f %%", 100 * rt.blocked) : NULL, str("%lu", dirty(r)),
-			rt.known ? str("%.0f", rt.pages) : NULL);
+			rt.known && rt.logged ? str("%.0f", rt.pages) : NULL);
 		n++;
 	}
 	if (n)
@@ -308,24 +325,28 @@ static void json(const struct status_args *a, const struct state *before, const 
 	j_close(']');
 	j_open("vms", '[');
 	for (int i = 0; i < now->n; i++) {
-		const struct rec *vm = &now->rec[i];
+		const struct rec *vm = &now->rec[i], *last;
 
 		if (!rec_is(vm, "vm") || !wanted(a, vm))
 			continue;
+		last = find_vm(before, now, vm);
 		j_open(NULL, '{');
 		rec_json(vm, " policy vcpus ");
 		j_str("policy",
 		      strcmp(rec_str(vm, "policy") ?: "-", "-") ? rec_str(vm, "policy") : NULL);
 		j_open("vcpus", '[');
 		for (const struct rec *r = next_vcpu(now, vm); r; r = next_vcpu(now, r)) {
-			struct rate rt = rate(before, now, r);
+			struct rate rt = rate(before, now, vm, r, &last);
 
 			j_open(NULL, '{');
 			rec_json(r, " pid marked ");
 			j_bool("marked", rec_u64(r, "marked"));
 			j_num("dirty", dirty(r));
 			if (rt.known) {
-				j_real("dirty_per_s", rt.pages);
+				if (rt.logged)
+					j_real("dirty_per_s", rt.pages);
+				else
+					j_str("dirty_per_s", NULL);
 				j_real("blocked_share", rt.blocked);
 			}
 			j_close('}');
