@@ -290,8 +290,11 @@ int main(int argc, char **argv)
 		ret = fail_usage(NULL, "which command?");
 	if (ret == OK)
 		ret = dispatch(argc - a.command, argv + a.command);
+	errno = 0;
 	if (fflush(stdout) || ferror(stdout)) {
-		fprintf(stderr, "kvmext: cannot write the output: %s\n", strerror(errno));
+		/* An earlier write that failed did so for a reason of which nothing is left. */
+		fprintf(stderr, "kvmext: cannot write the output%s%s; give it room, or a reader\n",
+			errno ? ": " : "", errno ? strerror(errno) : "");
 		return ret ? ret : E_INTERNAL;
 	}
 	return ret;

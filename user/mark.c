@@ -74,8 +74,8 @@ static int run(const struct mark_args *a, bool on)
 	err = bpf_prog_test_run_opts(bpf_program__fd(skel->progs.mark), &opts);
 	mark_bpf__destroy(skel);
 	if (err)
-		return fail(E_INTERNAL, NULL, "cannot run the program that marks: %s",
-			    strerror(-err));
+		return fail(E_INTERNAL, "try again; see dmesg",
+			    "cannot run the program that marks: %s", strerror(-err));
 	switch ((int)opts.retval) {
 	case 0:
 		return OK;
@@ -88,8 +88,8 @@ static int run(const struct mark_args *a, bool on)
 	case -ENOTUNIQ:
 		return fail(E_VM, "let a policy mark", "process %u has several VMs", a->vm);
 	}
-	return fail(E_REFUSED, NULL, "cannot %s vCPU %ld of VM %u: %s", a->cmd, a->vcpu, a->vm,
-		    strerror(-(int)opts.retval));
+	return fail(E_REFUSED, "see kvmext doctor", "cannot %s vCPU %ld of VM %u: %s", a->cmd,
+		    a->vcpu, a->vm, strerror(-(int)opts.retval));
 }
 
 static int mark(int argc, char **argv, const char *doc, bool on)

@@ -170,5 +170,7 @@ int perfetto_close(void)
 	perfetto_flush();
 	if (close(fd) && !error)
 		error = errno;
-	return error ? fail(E_INTERNAL, NULL, "cannot write %s: %s", file, strerror(error)) : OK;
+	return error ? fail(E_INTERNAL, "is its disk full? what was written can be opened",
+			    "cannot write %s: %s", file, strerror(error)) :
+		       OK;
 }

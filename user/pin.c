@@ -22,6 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PINS_SEE "see kvmext doctor; a security module or a lack of memory may be in the way"
+
 static char *base(void)
 {
 	return str("%s/kvmext", g.bpffs);
@@ -324,7 +326,7 @@ static int pin(int fd, const char *dir, const char *name)
 	int err = bpf_obj_pin(fd, path);
 
 	if (err)
-		fail(E_ENV, NULL, "cannot pin %s: %s", path, strerror(errno));
+		fail(E_ENV, PINS_SEE, "cannot pin %s: %s", path, strerror(errno));
 	free(path);
 	return err ? E_ENV : OK;
 }
@@ -335,7 +337,7 @@ int pins_new(const struct object *o, const char *instance)
 	int ret;
 
 	if (mkdir(dir, 0700))
-		return fail(E_ENV, NULL, "cannot make %s: %s", dir, strerror(errno));
+		return fail(E_ENV, PINS_SEE, "cannot make %s: %s", dir, strerror(errno));
 	ret = pin(object_ops_fd(o), dir, "ops");
 	for (int k = 0; k < VAR_KINDS && ret == OK; k++)
 		if (o->map[k])
