@@ -227,7 +227,17 @@ static const char *inhibited_todo(const char *why)
 
 static void check_apicv(void)
 {
-	vms_look(0, add_inhibited, NULL);
+	char names[128];
+	int err = vms_look(0, add_inhibited, NULL);
+
+	if (err < 0) {
+		note("APICv or AVIC", str("cannot be looked at: %s", strerror(-err)),
+		     missing_caps(names, sizeof(names)) ?
+			     "run as root" :
+			     "boot a kernel with BTF that lets BPF go through open files",
+		     true);
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(inhibited) && inhibited[i].n; i++) {
 		char *why = str("%s", apicv_text(inhibited[i].why));
 
