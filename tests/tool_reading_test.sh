@@ -67,6 +67,9 @@ has "^params-1.0 .* active .* yes$" "all is well afterwards"
 # What a killed tool left, a reader passes over and a writer takes away.
 mkdir -m 700 $PINS/~noop
 before=$(pins)
+# 28: BPF_LINK_CREATE
+run deny 1 28 $K doctor
+has "^APICv or AVIC *warning *cannot be looked at: Operation not permitted" "doctor says why nothing is known of APICv"
 for cmd in list status "get params-1.0" doctor; do
 	run $K $cmd
 	[ $code = 0 ] && [ ! -s "$tmp/err" ] && same; ok "$cmd beside a folder that was left: nothing changed" $?
