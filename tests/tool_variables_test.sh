@@ -15,6 +15,15 @@ seen() {
 	is "$1" "$2"
 }
 
+run $K list $B/tool_own.bpf.o
+has "^knob *u64 *tunable *5 " "a section called .data.data is not taken for .data"
+good "load a policy that has one, and a .data.bss" load $B/tool_own.bpf.o
+run $K get own knob; is 5 "get is not, either"
+good "set" set own knob=6
+run $K get own knob; is 6 "nor is set"
+run $K get own asks; is 0 "and .data.bss is not taken for .bss"
+good "unload" unload own
+
 start_vm
 good "mark" mark --vm $vm --vcpu 0
 good "load with a parameter in .bss" load $B/tool_bss.bpf.o in_bss=7

@@ -154,7 +154,8 @@ int object_file(const char *path, struct object *o)
 
 	*o = (struct object){ .path = path };
 	if (fd < 0 || fstat(fd, &st)) {
-		ret = fail(E_OBJECT, errno == ENOENT ? "check the path" : NULL,
+		ret = fail(E_OBJECT,
+			   errno == EACCES ? "run it as a user who may read it" : "check the path",
 			   "cannot open %s: %s", path, strerror(errno));
 		goto out;
 	}
@@ -466,7 +467,8 @@ int object_read(struct object *o)
 
 	bpf_object__for_each_map(map, o->obj)
 	{
-		const char *dot = strrchr(bpf_map__name(map), '.');
+		/* "NAME.bss"; but a section of one's own, as ".data.bss", by all of its name */
+		const char *dot = strchr(bpf_map__name(map), '.');
 
 		/* It would be left there, or be another program's. */
 		if (bpf_map__pin_path(map))

@@ -311,7 +311,7 @@ static int map_called(struct wanted *w, const uint32_t *ids, uint32_t n, const c
 			continue;
 		if (!looked(w, bpf_map_get_info_by_fd(fd, &info, &len))) {
 			if (*name == '.')
-				is = strrchr(info.name, '.');
+				is = strchr(info.name, '.');
 			if (is && !strcmp(is, name))
 				return fd;
 		}
