@@ -65,7 +65,6 @@ fails 5 "reads variable_of_another_kernel (__ksym), which this kernel does not h
 	switch params-1.0 $B/tool_ksym.bpf.o
 fails 5 "reads runqueues (__ksym), which has another type" "and one with a variable of another type" \
 	switch params-1.0 $B/tool_ksym_type.bpf.o
-fails 10 "map 'huge': failed to create" "a map that is too large: which" switch params-1.0 $B/tool_map.bpf.o
 fails 5 "built for another kernel: .*member.*flags" "a member of another kind" switch params-1.0 $B/tool_member.bpf.o
 fails 5 "asks to be pinned" "a map to be pinned" switch params-1.0 $B/tool_pin.bpf.o
 fails 5 "out of its range" "a default out of its own range" switch params-1.0 $B/tool_range.bpf.o

@@ -38,8 +38,9 @@ static void drop_part(size_t done)
 
 	while (part < done && buf[done - part - 1] != '\n')
 		part++;
+	/* A device has no end to cut.  The error to tell of is the one of the write. */
 	if (end >= 0 && ftruncate(fd, end - part))
-		error = errno;
+		return;
 }
 
 bool perfetto_flush(void)
