@@ -90,4 +90,15 @@ struct free_lease {
 
 #define FREE_LEASE_WORDS (sizeof(struct free_lease) / sizeof(__u64))
 
+#ifdef __bpf__
+/* A map of the policy's for a VM: struct free_lease, which kvmext hint writes to */
+struct area {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, FREE_LEASE_WORDS);
+	__type(key, u32);
+	__type(value, u64);
+};
+#endif
+
 #endif /* __KVMEXT_FREE_H */

@@ -36,14 +36,6 @@ KVMEXT_COUNTER(u64, rebooted, "", "let through: the guest was reset since it tol
 KVMEXT_COUNTER(u64, no_room, "", "let through: more VMs than there is room for");
 KVMEXT_COUNTER(u64, scanned, "", "let through: the guest was looking for free pages");
 
-struct area {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
-	__uint(max_entries, FREE_LEASE_WORDS);
-	__type(key, u32);
-	__type(value, u64);
-};
-
 /* struct free_lease, by the process id of the VMM */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);

@@ -11,14 +11,6 @@ char _license[] SEC("license") = "GPL";
 
 KVMEXT_PARAM(u32, give_up, 0, 0, 2, "", "1 give up at the next harvest, 2 be slow from there on");
 
-struct area {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
-	__uint(max_entries, FREE_LEASE_WORDS);
-	__type(key, u32);
-	__type(value, u64);
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
 	__uint(max_entries, 2); /* VMs */
