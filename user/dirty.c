@@ -799,7 +799,6 @@ int cmd_dirty(int argc, char **argv)
 		"each time on a terminal, at the end elsewhere. With --json there is an object a line "
 		"for each interval. Pages get dirty in the log while dirty logging is on, as in a "
 		"migration; no policy is needed for this.";
-	struct sigaction sa = { .sa_handler = on_signal };
 	bool live;
 	uint64_t t;
 	int ret;
@@ -818,8 +817,7 @@ int cmd_dirty(int argc, char **argv)
 		ret = start();
 	if (ret != OK)
 		return ret;
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
+	catch_ends(on_signal);
 	j_lines();
 	live = !g.json && isatty(STDOUT_FILENO);
 	t = clock_ns();

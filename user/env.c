@@ -129,6 +129,7 @@ void catch_ends(void (*fn)(int sig))
 	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 	struct sigaction sa = { .sa_handler = fn }, old;
 
+	/* Without SA_RESTART, so that a wait for a key or for time ends */
 	for (size_t i = 0; i < ARRAY_SIZE(sigs); i++) {
 		sigaction(sigs[i], &sa, &old);
 		if (old.sa_handler == SIG_IGN && (sigs[i] == SIGHUP || sigs[i] == SIGQUIT))

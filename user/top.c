@@ -100,16 +100,6 @@ static void on_signal(int sig)
 	stopped = 1;
 }
 
-static void catch_signals(void)
-{
-	static const int sigs[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
-	struct sigaction sa = { .sa_handler = on_signal };
-
-	/* Without SA_RESTART, so that a wait for a key or for time ends */
-	for (size_t i = 0; i < ARRAY_SIZE(sigs); i++)
-		sigaction(sigs[i], &sa, NULL);
-}
-
 /* --- figures ---------------------------------------------------------------- */
 
 /**
@@ -1126,7 +1116,7 @@ static int run_screen(void)
 		return fail(E_ENV, "set TERM, or use --batch", "this terminal (TERM=%s) is unknown",
 			    getenv("TERM") ?: "");
 	/* newterm() took some of them for its own, which would end the process. */
-	catch_signals();
+	catch_ends(on_signal);
 	cbreak();
 	noecho();
 	keypad(stdscr, TRUE);
@@ -1182,7 +1172,7 @@ int cmd_top(int argc, char **argv)
 	if (ret != OK)
 		return ret;
 	exit_names_load();
-	catch_signals();
+	catch_ends(on_signal);
 	ret = g.json || a.batch || !isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO) ? run_lines() :
 										     run_screen();
 	vms_close();
