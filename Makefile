@@ -175,7 +175,7 @@ build/user/%.o: user/%.c $(CONFIG)
 
 # Guests take interrupts on the stack they use.
 TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -mno-red-zone \
-	-I. -Itests -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
+	-I. -Itests -Itests/lib -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
 test_src := $(wildcard tests/*.c)
 test_progs := $(test_src:tests/%.c=build/tests/%)
 # Programs that tests use, no tests themselves.

@@ -3,7 +3,7 @@
  * The dirty log and a policy's say in it: that it can leave pages out, put none in and lose
  * none, whatever it answers and however it ends; and when skip_free believes the guest.
  */
-#include "dirty.h"
+#include "free_area.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/wait.h>

@@ -5,7 +5,7 @@
 # asks for it is ejected with a reason that a person can read, the rest is clamped or
 # refused, and the guest goes on in each case.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 # Page faults of the guest so far: it takes them as it writes, so while it makes progress.
 written() { cat /sys/kernel/debug/kvm/"$vm"-*/pf_taken; }

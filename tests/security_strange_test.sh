@@ -4,7 +4,7 @@
 # What strangers leave for root to find: folders and links in bpffs, names, texts
 # and objects.  The tool neither trusts nor obeys it.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 T=build/tests/tool
 user() { setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all "$@"; }

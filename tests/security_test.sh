@@ -4,7 +4,7 @@
 # Who may not, cannot: neither with kvmext nor by hand.  What is tried by hand is
 # also done by root at the end, so that none of it fails for another reason.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 T=build/tests/tool
 LINK=$PINS/params-1%2e0/link OPS=$PINS/params-1%2e0/ops

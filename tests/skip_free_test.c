@@ -7,7 +7,7 @@
  * Machines: amd; intel
  * Files: build/bpf/skip_free.bpf.o
  */
-#include "dirty.h"
+#include "free_area.h"
 
 #define GUEST_LEDGER 0x90000UL /* in the low slot, by page: what was written there; 0: it is free */
 

@@ -4,7 +4,7 @@
 # The tool and bad input: exit codes, one line that says what to do, and what was
 # loaded stays as it was.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 good "load" load $B/tool_params.bpf.o
 

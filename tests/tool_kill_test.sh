@@ -4,7 +4,7 @@
 # The tool when things go wrong meanwhile: it is killed at any step, the VM exits,
 # two of it run at once.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 # --- VM that exits meanwhile ----------------------------------------------------
 

@@ -3,7 +3,7 @@
 #
 # The tool with other kvm modules: none, one without BTF, the distribution's.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 # --- modules --------------------------------------------------------------------
 

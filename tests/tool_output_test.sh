@@ -4,7 +4,7 @@
 # What the tool prints: names in UTF-8 as they are, one JSON document a command, one line an
 # error; its version and that of the modules; VMs that a policy was taken from.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 unset LANG LC_ALL LC_CTYPE
 

@@ -4,7 +4,7 @@
 # Commands that read change nothing, whatever they meet: a pin that cannot be read for a
 # passing reason is not one that is gone.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 OBJ_GET=7 MAP_BY_ID=14 INFO=15 LINK_BY_ID=30
 deny() { build/tests/tool/denybpf "$@"; }

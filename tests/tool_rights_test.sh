@@ -5,7 +5,7 @@
 # other users too; with fewer it says which it lacks.  In a pid namespace, where VMs have
 # other ids than in the kernel's records, it says so.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 CAPS=+bpf,+perfmon,+sys_admin
 # uid 0 with these alone: neither CAP_SYS_PTRACE nor CAP_DAC_OVERRIDE

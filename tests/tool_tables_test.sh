@@ -3,7 +3,7 @@
 #
 # The tool with policies of several tables: the same name, for the same VMs.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 good "load a throttle policy" load $P/noop.bpf.o
 good "load an irq policy of the same name" load $P/noop_irq.bpf.o

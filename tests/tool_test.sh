@@ -3,7 +3,7 @@
 #
 # The tool, on a host with kvm_ext's modules: every command at work.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 # --- happy paths --------------------------------------------------------------
 

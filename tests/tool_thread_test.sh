@@ -4,7 +4,7 @@
 # A VM is named by its VMM's process everywhere, also if a thread made it that is long
 # gone; and a thread's id given in its place is an error at once.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 await() { for _ in $(seq $((200 * slow))); do "$@" && return; sleep 0.1; done; return 1; }
 

@@ -4,7 +4,7 @@
 # A variable that is offered is read and written where the policy has it, in whichever
 # section that is.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 seen() {
 	for _ in $(seq $((50 * slow))); do

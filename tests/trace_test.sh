@@ -5,7 +5,7 @@
 # against KVM's own counts.  Runs on any KVM; without kvm_ext's modules what
 # concerns policies is left out.
 cd "$(dirname "$0")/.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 CPUIDS=200 OUTS=50 SLOWS=3 MS=40 HALTS=10
 

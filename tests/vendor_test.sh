@@ -17,7 +17,7 @@ if [ "$KVMEXT_MACHINE" = native ]; then
 	echo "1..0 # SKIP a module that is loaded by force taints this machine's kernel"
 	exit 0
 fi
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 # Said by a kernel without lockdep too.
 echo "# expect-splat: Disabling lock debugging due to kernel taint"
 

@@ -12,7 +12,7 @@
  *   mark PID VCPU ON
  */
 #define EXT_TESTS "../"
-#include "tests/ext.h"
+#include "tests/lib/ext.h"
 
 #define SLOTS 4
 

@@ -12,7 +12,7 @@
  */
 #include <poll.h>
 
-#include "tests/vm.h"
+#include "tests/lib/vm.h"
 
 #define CPU_PAGES 64 /* a power of two */
 #define LAST (VM_PAGE / 8 - 1)

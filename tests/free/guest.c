@@ -48,7 +48,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "../init.h"
+#include "init.h"
 
 #define PAGE 4096
 #define MIB (1ul << 20)

@@ -8,7 +8,7 @@
 # In a machine of its own, never on this one, since nothing undoes it.
 cd "$(dirname "$0")/../.." || exit 1
 [ "${1-}" = inside ] || KVMEXT_HOST= exec tests/machine/run -- "tests/host/${0##*/}" inside
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 mount -t securityfs securityfs /sys/kernel/security
 run $K doctor

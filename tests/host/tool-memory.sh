@@ -4,7 +4,7 @@
 # What the tracers take for 4,096 vCPUs and a VM of 1 TiB, both simulated in their own
 # maps, on this machine's kernel: bounded, as kvmext(8) says.
 cd "$(dirname "$0")/../.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 skip() { echo "1..0 # SKIP $*"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "only root may"

@@ -5,7 +5,7 @@
 # guest that goes to user space a known number of times.  On a KVM that does not tell its
 # exits (none of the vendors' modules, as on a paravirtual host) those are all there is.
 cd "$(dirname "$0")/../.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 
 skip() { echo "1..0 # SKIP $*"; exit 0; }
 [ "$(id -u)" = 0 ] || skip "only root may"

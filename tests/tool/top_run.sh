@@ -4,7 +4,7 @@
 # kvmext top and dirty against VMs that say what they did.
 #   top_run.sh ours|stock PART...     by the KVM modules that are loaded; which parts
 cd "$(dirname "$0")/../.." || exit 1
-. tests/tool/lib.sh
+. tests/lib/tool.sh
 kind=$1
 shift
 

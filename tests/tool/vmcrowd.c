@@ -10,7 +10,7 @@
  * are taken; their figures grow all the while.  Prints "ready REAL SIMULATED" and ends
  * with stdin.
  */
-#include "tests/vm.h"
+#include "tests/lib/vm.h"
 
 #include <poll.h>
 

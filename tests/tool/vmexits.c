@@ -12,7 +12,7 @@
  * Prints "ready", waits for a line on stdin, runs, prints KVM's own counts
  * ("vcpu N NAME VALUE"), then "done", and waits for the end of stdin.
  */
-#include "tests/vm.h"
+#include "tests/lib/vm.h"
 
 #define CODE 0x1000
 #define STACK 0x8000

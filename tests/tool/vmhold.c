@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <sys/prctl.h>
 
-#include "tests/vm.h"
+#include "tests/lib/vm.h"
 
 #define PAGES 256
 #define HARVEST_MS 50

@@ -15,7 +15,7 @@
  */
 #include <stdio.h>
 
-#include "tests/vm.h"
+#include "tests/lib/vm.h"
 
 #define PAGES 3072
 

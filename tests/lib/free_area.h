@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What dirty_test and skip_free_test share: a VM, policies, an area of free pages. */
-#ifndef __TESTS_DIRTY_H
-#define __TESTS_DIRTY_H
+#ifndef __TESTS_FREE_AREA_H
+#define __TESTS_FREE_AREA_H
 
 #include "harness.h"
 #include "ext.h"
