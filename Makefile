@@ -2,8 +2,8 @@
 #
 # kvm_ext: sched_ext for KVM.  `make help` lists the targets.
 #
-# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/*.c and
-# tests/bpf/*.bpf.c need no line here.
+# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/{kvm,tool,bench,chaos}/*.c,
+# tests/kvm/probes/*.bpf.c and tests/tool/bad/*.bpf.c need no line here.
 
 # The configuration for an installed kernel (KREL=...) or for the debug kernel
 # (KERNEL=debug) does not disturb the pinned one.
@@ -81,7 +81,7 @@ machine-amd: $(CONFIG)
 # few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
 bochs_patch := tests/machine/bochs.patch
 
-test_modules := build/tests/posted/posted.ko build/tests/softfpu/softfpu.ko
+test_modules := $(addprefix build/tests/kvm/modules/,posted.ko softfpu.ko)
 
 machine-intel: $(KMOD)-bochs/kvm-intel.ko $(test_modules) bochs
 
@@ -100,11 +100,10 @@ $(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
 
 # Devices whose interrupts are posted; softirqs that use the FPU. They take no type of
 # the series.
-.SECONDEXPANSION:
-$(test_modules): build/tests/%.ko: $$(wildcard tests/$$(*D)/*) $(KMOD)/kvm.ko
-	$(say) KMOD $@
+$(test_modules) &: $(wildcard tests/kvm/modules/*) $(KMOD)/kvm.ko
+	$(say) KMOD "$(test_modules)"
 	@mkdir -p $(@D)
-	$(Q)cp tests/$(*D)/* $(@D)/
+	$(Q)cp tests/kvm/modules/* $(@D)/
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	{ $(MAKE) -C $(KTREE) M=$(abspath $(@D)) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; }
@@ -130,7 +129,7 @@ VMLINUX_H := $(or $(wildcard vmlinux.h),build/vmlinux.h)
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -Wall -Wextra -Werror \
 	-I. -Ibpf -isystem $(dir $(VMLINUX_H)) -isystem $(LIBBPF_INC)
 bpf_src := $(wildcard bpf/*.bpf.c)
-test_bpf_src := $(wildcard tests/bpf/*.bpf.c)
+test_bpf_src := $(wildcard tests/kvm/probes/*.bpf.c tests/tool/bad/*.bpf.c)
 policies := $(bpf_src:%.c=build/%.o)
 test_policies := $(test_bpf_src:%.c=build/%.o)
 
@@ -175,11 +174,9 @@ build/user/%.o: user/%.c $(CONFIG)
 
 # Guests take interrupts on the stack they use.
 TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -mno-red-zone \
-	-I. -Itests -Itests/lib -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
-test_src := $(wildcard tests/*.c)
-test_progs := $(test_src:tests/%.c=build/tests/%)
-# Programs that tests use, no tests themselves.
-test_progs += $(patsubst %.c,build/%,$(wildcard tests/tool/*.c tests/bench/*.c tests/chaos/*.c))
+	-I. -Itests/lib -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
+# Tests, and programs that tests use.
+test_progs := $(patsubst %.c,build/%,$(wildcard $(foreach d,kvm tool bench chaos,tests/$(d)/*.c)))
 # The guest that migrates: an init, so static.
 test_progs += build/tests/migrate/guest
 build/tests/migrate/guest: TEST_CFLAGS += -static
@@ -192,7 +189,6 @@ build/tests/steer/guest: TEST_CFLAGS += -static
 # The guest whose free pages are told.
 test_progs += build/tests/free/guest build/tests/free/harvest
 build/tests/free/guest: TEST_CFLAGS += -static
-test_scripts := $(shell find tests -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null)
 
 tests-build: $(test_progs) $(test_policies)
 
@@ -201,7 +197,7 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(TEST_CFLAGS) -MMD -MP -MT $@ -MF $@.d $< -o $@ $(LIBBPF_A) -lelf -lz -lpthread
 
--include $(wildcard build/bpf/*.d build/user/*.d build/tests/*.d build/tests/*/*.d)
+-include $(wildcard build/bpf/*.d build/user/*.d build/tests/*/*.d build/tests/*/*/*.d)
 
 # `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
 # KVMEXT_HOST=native: on this machine, whose kernel runs the series' modules.
@@ -295,8 +291,7 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-# misbehave is for tests.
-shipped := $(filter-out $(tool_bpf:%=build/bpf/%.bpf.o) build/bpf/misbehave.bpf.o,$(policies))
+shipped := $(filter-out $(tool_bpf:%=build/bpf/%.bpf.o),$(policies))
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)

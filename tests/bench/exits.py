@@ -137,7 +137,7 @@ def machine_run(machine, modules, script, *args):
 
 
 def path(policy):
-    where = "bpf" if os.path.exists(f"{TOP}/bpf/{policy}.bpf.c") else "tests/bpf"
+    where = "bpf" if os.path.exists(f"{TOP}/bpf/{policy}.bpf.c") else "tests/kvm/probes"
     return f"build/{where}/{policy}.bpf.o"
 
 

@@ -14,7 +14,6 @@
  *			vCPUs may take, all of which run; before, only the first one did.
  *			And the time from sending to the handler
  */
-#define EXT_TESTS "../"
 
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -268,14 +267,14 @@ static void latency(struct vm *vm, int n)
  */
 static void many(struct vm *vm, int n, enum vm_op op)
 {
-	struct bpf_object *obj = ext_open("bpf/irq_accept.bpf.o");
+	struct bpf_object *obj = ext_open("tests/kvm/probes/irq_accept.bpf.o");
 	volatile uint64_t(*by_cpu)[256];
 	uint64_t accepted = 0, begun;
 	int lost = 0;
 
 	if (!obj || bpf_object__load(obj) ||
 	    !bpf_program__attach(bpf_object__find_program_by_name(obj, "accept")))
-		die("bpf/irq_accept.bpf.o", errno);
+		die("tests/kvm/probes/irq_accept.bpf.o", errno);
 	by_cpu = ext_map_memory(obj, ".bss");
 	if (!by_cpu)
 		die("its memory", errno);

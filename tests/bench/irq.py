@@ -42,7 +42,7 @@ PROGRAM = "build/tests/bench/irq"
 MANY = {"amd": {"noop": 1, "spread": 1, "run_first": 1}, "intel": {"noop": 0.1, "spread": 0.1, "run_first": 1}}
 POLICIES = {"noop": "noop_irq", "spread": "spread", "sticky": "sticky", "run_first": "run_first"}
 MARK = "#@kvm_ext "
-POSTED = "build/tests/posted_test"
+POSTED = "build/tests/kvm/posted_test"
 AT_MOST, AT_LEAST = 0.1, 1   # exits, and injections, for an interrupt: posted; with APICv off
 PERCENTILE = 1 / 10   # of KVM's own choice's 99th percentile, run_first's at most
 DOUBLED = 1 / 1000    # of what QEMU's SVM is sent, that a guest may take twice
@@ -106,7 +106,7 @@ def posted():
     """What the test counts, with the figures for one interrupt: a row for each policy and mode"""
     test = f"{POSTED} -t exits_and_injections"
     p = subprocess.run([f"{TOP}/tests/machine/run", "--timeout", "1200", "--machine", "intel", f"--file={POSTED}",
-                        "--file=build/tests/posted/posted.ko", "--", "sh", "-c",
+                        "--file=build/tests/kvm/modules/posted.ko", "--", "sh", "-c",
                         f"{test} && rmmod kvm_intel && insmod $KVMEXT_KMOD/kvm-intel.ko enable_apicv=0 && {test}"],
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
     rows = [json.loads(m) for m in re.findall(r"exits_and_injections:(\{.*\})", p.stdout)]

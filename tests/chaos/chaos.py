@@ -68,6 +68,10 @@ POLICIES = sorted(PARAMS)
 
 # --- what is done: a function of the seed ------------------------------------------------
 
+def path(policy):
+    return f"build/{'tests/tool/bad' if policy == 'misbehave' else 'bpf'}/{policy}.bpf.o"
+
+
 def some_param(rnd, policy):
     if not PARAMS[policy]:
         return []
@@ -98,8 +102,8 @@ def tool_lane(place):
                 what = "get"
             name, new = f"{policy}@{vm}" if vm else policy, rnd.choice(POLICIES)
             guest = ["--vm", f"{{{rnd.randint(0, 1)}}}", "--vcpu", str(rnd.randint(0, 1))]
-            args = {"load": [f"build/bpf/{policy}.bpf.o", *(["--vm", vm] if vm else []), *some_param(rnd, policy)],
-                    "switch": [name, f"build/bpf/{new}.bpf.o", *some_param(rnd, new)],
+            args = {"load": [path(policy), *(["--vm", vm] if vm else []), *some_param(rnd, policy)],
+                    "switch": [name, path(new), *some_param(rnd, new)],
                     "set": [name, *some_param(rnd, policy)], "get": [name], "unload": [name],
                     "mark": guest, "unmark": guest, "status": ["--interval", "0"]}[what]
             # Of those that change something one in five is killed, early or late.

@@ -11,7 +11,6 @@
  *   detach SLOT
  *   mark PID VCPU ON
  */
-#define EXT_TESTS "../"
 #include "tests/lib/ext.h"
 
 #define SLOTS 4

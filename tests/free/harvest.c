@@ -5,7 +5,6 @@
  *
  *   harvest stock|free GIB...	one line of JSON for each slot of GIB, each way to take the log
  */
-#define EXT_TESTS "../"
 #include "free_area.h"
 
 #define FREE_PAGES (128UL << 20 >> 12)

@@ -351,7 +351,7 @@ def idle(tmp, vm):
     for name, args, how, why, msg in (
             (f"skip_free@{vm}", ("--vm", vm), 1, "ejected", "as the test wants"),
             ("skip_free", (), 2, "taken from the VM", "calls in a minute took over")):
-        code, _, err = tool("load", f"{TOP}/build/tests/bpf/tool_give_up.bpf.o", *args)
+        code, _, err = tool("load", f"{TOP}/build/tests/tool/bad/tool_give_up.bpf.o", *args)
         ok(code == 0, "a policy that fails as it is told", err)
         hint = Hint(vm, path)
         ok(hint.saw(state="trusted"), "its kvmext hint trusts the agent", f"{hint.lines}")
@@ -383,7 +383,7 @@ def idle(tmp, vm):
 
 def killed(tmp, vm):
     """A policy has room for two VMs: killed hints of VMs that are gone take none of it."""
-    tool("load", f"{TOP}/build/tests/bpf/tool_give_up.bpf.o")
+    tool("load", f"{TOP}/build/tests/tool/bad/tool_give_up.bpf.o")
     for i in range(2):
         hold, path = vmhold(), f"{tmp}/port.killed.{i}"
         agent = Agent(path)  # noqa: F841: it answers

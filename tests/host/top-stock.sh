@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext top and dirty where kvm_ext's modules are not: an emulated host with the
-# distribution's own.
+# kvmext top where kvm_ext's modules are not: an emulated host with the distribution's own.
 cd "$(dirname "$0")/../.." || exit 1
-exec tests/machine/run --modules stock -- tests/tool/top_run.sh stock truth lines_of_text screen dirty_pages inhibited not_logged
+exec tests/machine/run --modules stock -- tests/tool/top_test.sh

@@ -3,4 +3,4 @@
 #
 # The tracers need no patch: the same test on the distribution's own KVM modules.
 cd "$(dirname "$0")/../.." || exit 1
-exec tests/machine/run --modules stock --timeout 400 -- tests/trace_test.sh
+exec tests/machine/run --modules stock --timeout 400 -- tests/tool/trace_test.sh

@@ -22,7 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bpf/probe.h"
+#include "tests/kvm/probes/probe.h"
 #include "vm.h"
 
 #define EXT_STATE "/sys/kernel/debug/kvm/ext/state"
@@ -77,12 +77,7 @@ static inline int ext_print(enum libbpf_print_level level, const char *fmt, va_l
 
 /* --- objects --------------------------------------------------------------- */
 
-/* build/tests, from the folder of this program */
-#ifndef EXT_TESTS
-#define EXT_TESTS ""
-#endif
-
-/* A policy object of the build, by its path from build/tests. */
+/* A policy object of the build, by its path from build/.  Tests are two folders below that. */
 static inline struct bpf_object *ext_open(const char *path)
 {
 	char file[4096];
@@ -96,7 +91,7 @@ static inline struct bpf_object *ext_open(const char *path)
 		return NULL;
 	file[n] = 0;
 	slash = strrchr(file, '/');
-	snprintf(slash + 1, sizeof(file) - (slash + 1 - file), EXT_TESTS "%s", path);
+	snprintf(slash + 1, sizeof(file) - (slash + 1 - file), "../../%s", path);
 	return bpf_object__open_file(file, NULL);
 }
 
@@ -191,7 +186,7 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 	int ret;
 
 	*p = (struct probe){};
-	p->obj = ext_open("bpf/probe.bpf.o");
+	p->obj = ext_open("tests/kvm/probes/probe.bpf.o");
 	if (!p->obj)
 		return -errno;
 	map = bpf_object__find_map_by_name(p->obj, "probe");
@@ -278,7 +273,7 @@ static inline int ext_mark(pid_t pid, __u32 vcpu, bool on)
 	int ret;
 
 	if (!prog) {
-		struct bpf_object *obj = ext_open("../bpf/mark.bpf.o");
+		struct bpf_object *obj = ext_open("bpf/mark.bpf.o");
 
 		if (!obj)
 			return -ENOENT;

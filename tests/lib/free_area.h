@@ -5,7 +5,7 @@
 
 #include "harness.h"
 #include "ext.h"
-#include "bpf/dirty_probe.h"
+#include "tests/kvm/probes/dirty_probe.h"
 #include "bpf/free.h"
 
 #define PAGES 512
@@ -46,7 +46,7 @@ static inline int pol_load(struct pol *p, const char *path, const char *table, c
 
 static inline int pol_probe(struct pol *p, const char *name, __u32 vm)
 {
-	int ret = pol_load(p, "bpf/dirty_probe.bpf.o", "dirty_probe", name, vm);
+	int ret = pol_load(p, "tests/kvm/probes/dirty_probe.bpf.o", "dirty_probe", name, vm);
 
 	if (ret)
 		return ret;
@@ -182,7 +182,7 @@ static inline int skip_up_pages(struct vm *vm, struct pol *p, size_t pages)
 	int ret;
 
 	area_fill(vm, 0x1234, pages);
-	ret = pol_load(p, "../bpf/skip_free.bpf.o", "skip_free", "skip_free", getpid());
+	ret = pol_load(p, "bpf/skip_free.bpf.o", "skip_free", "skip_free", getpid());
 	return ret ?: pol_attach(p) ?: area_tell(p, 0x1234, FIRST_GFN + pages, 3600000);
 }
 

@@ -3,7 +3,7 @@
 #ifndef __TESTS_IRQ_H
 #define __TESTS_IRQ_H
 
-#include "bpf/irq_probe.h"
+#include "tests/kvm/probes/irq_probe.h"
 #include "ext.h"
 #include "vm.h"
 
@@ -78,7 +78,7 @@ struct irq_probe {
 
 static inline int irq_probe_on(struct irq_probe *p, pid_t vm)
 {
-	int ret = irq_attach("bpf/irq_probe.bpf.o", vm, &p->obj, &p->link);
+	int ret = irq_attach("tests/kvm/probes/irq_probe.bpf.o", vm, &p->obj, &p->link);
 
 	if (ret)
 		return ret;

@@ -4,7 +4,7 @@ set -u
 
 K=build/kvmext
 P=build/bpf
-B=build/tests/bpf
+B=build/tests/tool/bad
 PINS=/sys/fs/bpf/kvmext
 STATE=/sys/kernel/debug/kvm/ext/state
 SWITCH=/sys/module/kvm/parameters/ext_enable

@@ -31,7 +31,7 @@ def ping_pong():
 def main():
     flips = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     print("1..2", flush=True)
-    guest = subprocess.Popen(["build/tests/vm_test", "-t", "outlives_fpu_use_elsewhere"],
+    guest = subprocess.Popen(["build/tests/kvm/vm_test", "-t", "outlives_fpu_use_elsewhere"],
                              stdout=subprocess.PIPE, text=True)
     tasks = ping_pong() + ping_pong()
     with open(KNOB, "rb+", buffering=0) as knob:
