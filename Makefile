@@ -2,7 +2,7 @@
 #
 # kvm_ext: sched_ext for KVM.  `make help` lists the targets.
 #
-# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/{kvm,tool,bench,chaos}/*.c,
+# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/{kvm,tool,guest,bench,chaos}/*.c,
 # tests/kvm/probes/*.bpf.c and tests/tool/bad/*.bpf.c need no line here.
 
 # The configuration for an installed kernel (KREL=...) or for the debug kernel
@@ -176,19 +176,12 @@ build/user/%.o: user/%.c $(CONFIG)
 TEST_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror -mno-red-zone \
 	-I. -Itests/lib -Ibuild -isystem $(LIBBPF_INC) -isystem $(KSRC)/tools/testing/selftests
 # Tests, and programs that tests use.
-test_progs := $(patsubst %.c,build/%,$(wildcard $(foreach d,kvm tool bench chaos,tests/$(d)/*.c)))
-# The guest that migrates: an init, so static.
-test_progs += build/tests/migrate/guest
-build/tests/migrate/guest: TEST_CFLAGS += -static
+test_progs := $(patsubst %.c,build/%,$(wildcard $(foreach d,kvm tool guest bench chaos,tests/$(d)/*.c)))
+# The first process of a guest has no libraries.
+$(filter %_init,$(test_progs)): TEST_CFLAGS += -static
 # It looks into the maps of top.
 build/tests/tool/vmcrowd: build/bpf/top.skel.h
 build/tests/tool/mapcrowd: build/bpf/dirty.skel.h
-# The guest that gets packets, and who sends them.
-test_progs += build/tests/steer/guest build/tests/steer/ping
-build/tests/steer/guest: TEST_CFLAGS += -static
-# The guest whose free pages are told.
-test_progs += build/tests/free/guest build/tests/free/harvest
-build/tests/free/guest: TEST_CFLAGS += -static
 
 tests-build: $(test_progs) $(test_policies)
 
@@ -253,10 +246,10 @@ test-chaos: all
 		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %) $(if $(QEMU_GUEST),--qemu)
 
 demo: all
-	$(Q)tests/migrate/demo
+	$(Q)tests/bench/demo
 
 bench-migrate: all
-	$(Q)tests/migrate/bench --runs $(or $(RUNS),1)
+	$(Q)tests/bench/migrate_bench.py --runs $(or $(RUNS),1)
 
 bench-exits: all machine-intel
 	$(Q)tests/bench/exits.py
@@ -269,15 +262,15 @@ bench-trace: all
 
 bench-irq: all machine-intel
 	$(Q)tests/bench/irq.py
-	$(Q)tests/bench/tap.py
+	$(Q)tests/bench/steer.py
 
 bench-free: all
-	$(Q)tests/free/bench
+	$(Q)tests/bench/free_bench.py
 
 # RUNS migrations of a guest whose memory is in a storm; two are in make test.
 test-free: all
 	$(Q)tests/machine/run --mem 2500M --timeout $$(($(or $(RUNS),100) * 120 + 600)) -- \
-		tests/free/move.py --runs $(or $(RUNS),100)
+		tests/guest/free_test.py --runs $(or $(RUNS),100)
 
 # Debian 13, by a folder of its own (root); TESTS as above.
 test-trixie:

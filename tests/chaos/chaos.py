@@ -30,7 +30,7 @@ import threading
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-sys.path.insert(0, f"{TOP}/tests/migrate")
+sys.path.insert(0, f"{TOP}/tests/guest")
 import migrate    # noqa: E402
 
 KVMEXT = f"{TOP}/build/kvmext"

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 
-import lab
-from lab import Failed, Guest, MIB, Port, moving
-from results import ok, plan
+import free_guest
+from free_guest import Failed, Guest, MIB, Port, moving
+from tap import ok, plan
 
 MAGIC = 0x656572662d74766b
 
@@ -51,7 +51,7 @@ def near(a, b, off):
 
 
 def until(what):
-    deadline = time.monotonic() + 30 * lab.SLOW
+    deadline = time.monotonic() + 30 * free_guest.SLOW
     while not what() and time.monotonic() < deadline:
         time.sleep(0.1)
 
@@ -100,7 +100,7 @@ def short_lists(guest, port, cookie):
     port.say("moving")
     until(lambda: guest.do(f"read {lists}") != 8)
     guest.do(f"write {lists} 16")
-    time.sleep(lab.MOVING + 2)
+    time.sleep(free_guest.MOVING + 2)
     ok(guest.do(f"read {lists}") == 16, "what the guest has set meanwhile stays")
     guest.do(f"write {lists} 0")
 

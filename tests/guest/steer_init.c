@@ -32,7 +32,7 @@
 #include <unistd.h>
 
 #include "init.h"
-#include "packet.h"
+#include "steer_packet.h"
 
 #define KLOG_READ_ALL 3
 

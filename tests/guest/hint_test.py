@@ -19,9 +19,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [os.path.join(TOP, "tests/machine")]
+sys.path.insert(0, os.path.join(TOP, "tests/lib"))
 
-from results import ok, plan  # noqa: E402
+from tap import ok, plan  # noqa: E402
 
 KVMEXT = f"{TOP}/build/kvmext"
 SLOW = int(os.environ.get("KVMEXT_SLOW", "1"))

@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "packet.h"
+#include "steer_packet.h"
 
 #define CPUS 8
 #define PACKETS_MAX 200000

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Migrate a guest that tells its free pages, and look at every page it holds at the destination.
 
-Runs in the test machine. Without --runs: each mode under each load --times times, a JSON object a line into
---out. With --runs N: N migrations of one guest, from QEMU to QEMU, that takes, frees and writes memory at
-full speed on all vCPUs all the while, under skip_free, every other one with what is free zeroed and held; prints TAP.
+Runs in the test machine. --runs N (2) migrations of one guest, from QEMU to QEMU, that takes, frees and writes
+memory at full speed on all vCPUs all the while, under skip_free, every other one with what is free zeroed and
+held; prints TAP. With --bench: each mode under each load --times times, a JSON object a line into --out.
 
   plain   QEMU as it is
   hinting QEMU with virtio-balloon's free-page-hint
@@ -20,9 +20,9 @@ import sys
 import tempfile
 import time
 
-import lab
-from lab import Failed, Guest, KVMEXT, MIB, SLOW, TOP
-from results import ok, plan
+import free_guest
+from free_guest import Failed, Guest, KVMEXT, MIB, SLOW, TOP
+from tap import ok, plan
 
 MODES = ("plain", "hinting", "skip", "zero")
 LOADS = ("idle", "build")
@@ -208,7 +208,7 @@ def storm(opt):
                           f"{seen['pages']} pages were looked at so far, all right",
                           f"{seen} {counts} {row}"):
                     break
-            time.sleep(lab.MOVING + 2)
+            time.sleep(free_guest.MOVING + 2)
             ok(guest.do(lists) == 0, "and so they are after it")
             status, said = guest.check()
             ok(status == 0 and said.get("wrong") == 0, "and the agent's bits are right at the end", f"{said}")
@@ -224,7 +224,8 @@ def storm(opt):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--runs", type=int, default=0, help="migrations of one guest in a storm")
+    p.add_argument("--bench", action="store_true", help="migrations to measure, of each sort")
+    p.add_argument("--runs", type=int, default=2, help="migrations of one guest in a storm (2)")
     p.add_argument("--times", type=int, default=3, help="migrations of each sort (3)")
     p.add_argument("--agent", default="", help="options of kvmext guest in the bench, such as --keep-lists")
     p.add_argument("--modes", default=",".join(MODES))
@@ -233,7 +234,7 @@ def main():
     for name, value in (("mem", 512), ("hold", 64), ("bandwidth", 40), ("keep", KEEP_MIB)):
         p.add_argument("--" + name, type=int, default=value, help=f"MiB ({value})")
     opt = p.parse_args()
-    return storm(opt) if opt.runs else bench(opt)
+    return bench(opt) if opt.bench else storm(opt)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 
-import lab
-from lab import Failed, KVMEXT, SLOW
-from results import ok, plan
+import steer_guest
+from steer_guest import Failed, KVMEXT, SLOW
+from tap import ok, plan
 
 STATE = "/sys/kernel/debug/kvm/ext/state"
 
@@ -42,7 +42,7 @@ def shares(ping):
 def in_order(ping, what):
     ok(ping["pairs"] >= 10 and not ping["split"] and not ping["disorder"] and not ping["twice"] and
        ping["got"] > ping["sent"] * 0.98,
-       f"{what}: packets within {lab.NEAR_US} us of each other come in one queue and in order, none twice",
+       f"{what}: packets within {steer_guest.NEAR_US} us of each other come in one queue and in order, none twice",
        str(ping))
 
 
@@ -87,7 +87,7 @@ def found(guest):
     irqs = Irqs(guest)
     plain, sent = irqs, guest.ping(2)["sent"]
     irqs.stop()
-    steer = lab.Steer(guest)
+    steer = steer_guest.Steer(guest)
     with_it = Irqs(guest)
     sent2 = guest.ping(2)["sent"]
     with_it.stop()
@@ -110,9 +110,9 @@ def steered(guest, loads):
     for busy in loads:
         guest.ask(busy, "guest: busy=")
         what = "the guest computes" if busy == b"b" else "the guest is idle"
-        with lab.Spinner():
+        with steer_guest.Spinner():
             plain = guest.ping(2)
-            steer = lab.Steer(guest)
+            steer = steer_guest.Steer(guest)
             ping = guest.ping(3)
             if busy == b"b":
                 fails(8, "another kvmext", "a second steer of the same tap", "--vm", guest.pid, guest.tap)
@@ -146,7 +146,7 @@ def steered(guest, loads):
 
     # Nobody competes any more, not even who sends: load is spread again.
     guest.pin(guest.cpus[-1])
-    steer = lab.Steer(guest)
+    steer = steer_guest.Steer(guest)
     ping = guest.ping(2)
     in_order(ping, "nothing is busy")
     ok(min(shares(ping)) > 0.15, "nothing is busy: both queues have packets", f"{ping} {steer.last()}")
@@ -175,7 +175,7 @@ def policies(guest):
         return
     ran = []
     for name in "spread", "sticky", "run_first":
-        path = os.path.join(lab.TOP, f"build/bpf/{name}.bpf.o")
+        path = os.path.join(steer_guest.TOP, f"build/bpf/{name}.bpf.o")
         p = subprocess.run([KVMEXT, "load", path, "--vm", str(guest.pid)], capture_output=True, text=True)
         ping = guest.ping(1)
         still = subprocess.run([KVMEXT, "unload", f"{name}@{guest.pid}"], capture_output=True, text=True)
@@ -192,7 +192,7 @@ def killed(guest, steer):
     steer.proc.wait()
     # What it last knew is not believed any more after 2 s.
     time.sleep(2.5)
-    with lab.Spinner():
+    with steer_guest.Spinner():
         ping = guest.ping(2)
     ok(ping["got"] > ping["sent"] * 0.98 and min(shares(ping)) > 0.15,
        "a tool that is killed leaves a tap that works, by hash over both queues", str(ping))
@@ -205,15 +205,15 @@ def killed(guest, steer):
 def given(guest):
     """The queues' vCPUs by hand, and a look without a hand"""
     guest.ask(b"b", "guest: busy=")
-    with lab.Spinner():
-        steer = lab.Steer(guest, "--queue", "0=0", "--queue", "1=1")
+    with steer_guest.Spinner():
+        steer = steer_guest.Steer(guest, "--queue", "0=0", "--queue", "1=1")
         ping = guest.ping(2)
         code, end = steer.stop()
     guest.ask(b"i", "guest: busy=")
     ok(code == 0 and shares(ping)[0] > 0.75 and {q["queue"]: q["vcpu"] for q in end["queues"]} == {0: 0, 1: 1},
        "--queue: no need to learn", f"{ping} {end}")
-    report = lab.Steer(guest, "--report")
-    with lab.Spinner():
+    report = steer_guest.Steer(guest, "--report")
+    with steer_guest.Spinner():
         ping = guest.ping(2)
     code, end = report.stop()
     ok(code == 0 and min(shares(ping)) > 0.15 and not end["steering"] and set(by_vcpu(end)) == {0, 1} and
@@ -223,7 +223,7 @@ def given(guest):
 
 def left_alone(guest):
     """Nobody is there to end it: it takes its program out of the tap by itself."""
-    steer = lab.Steer(guest)
+    steer = steer_guest.Steer(guest)
     steer.proc.send_signal(signal.SIGHUP)
     code = steer.proc.wait(30 * SLOW)
     ok(code == 0, "SIGHUP ends it as SIGTERM does", f"{code}: {steer.text()}")
@@ -259,7 +259,7 @@ def main():
     try:
         with tempfile.TemporaryDirectory(prefix="steer.") as tmp:
             for vhost in True, False:
-                guest = lab.Guest(tmp, vhost=vhost)
+                guest = steer_guest.Guest(tmp, vhost=vhost)
                 print(f"# {'vhost' if vhost else 'QEMU itself'} is the back end", flush=True)
                 steer = steered(guest, [b"i", b"b"] if vhost else [b"b"])
                 if vhost:
@@ -278,7 +278,7 @@ def main():
                     code = steer.proc.wait(60 * SLOW)
                     ok(code == 0, "steer ends with its VM, exit 0", f"{code}: {steer.text()}")
                 guest.kill()
-            guest = lab.Guest(tmp, queues=1)
+            guest = steer_guest.Guest(tmp, queues=1)
             fails(4, "one queue", "a tap of one queue", "--vm", guest.pid, guest.tap)
     except (Failed, OSError, KeyError, ValueError, subprocess.SubprocessError) as err:
         ok(False, "the test goes on", f"{type(err).__name__}: {err}")

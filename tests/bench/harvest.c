@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a harvest costs in which nothing was written, with 128 MiB left out: KVM's own, and
- * with skip_free.  For a machine whose TSC counts instructions (tests/free/cost.py).
+ * with skip_free.  For a machine whose TSC counts instructions (tests/bench/free_cost.py).
  *
  *   harvest stock|free GIB...	one line of JSON for each slot of GIB, each way to take the log
  */

@@ -17,7 +17,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [os.path.join(TOP, "tests/migrate"), os.path.join(TOP, "tests/machine")]
+sys.path.insert(0, os.path.join(TOP, "tests/lib"))     # for tap, which tests import after this
 
 import migrate  # noqa: E402
 from migrate import Failed, SLOW  # noqa: E402
@@ -36,7 +36,7 @@ def initrd(path):
     run = migrate.machine_run()
     mods = run.Modules(run.read_config("packaged"), "stock", None)
     order = mods.order(["virtio_net"])
-    with open(f"{TOP}/build/tests/steer/guest", "rb") as f:
+    with open(f"{TOP}/build/tests/guest/steer_init", "rb") as f:
         files = {"init": (0o100755, f.read()), "proc": (0o40755, b""), "m": (0o40755, b""),
                  "m/order": (0o100644, "".join(f"{m}\n" for m in order).encode())}
     # A console is what the kernel opens for its first process.
@@ -146,7 +146,7 @@ class Guest:
     def ping(self, seconds, packets=PACKETS, burst_us=BURST_US):
         # vhost's workers were not there before the guest had its driver.
         self.pin(self.vcpu1)
-        cmd = [f"{TOP}/build/tests/steer/ping", FLOWS, seconds, packets, burst_us, PACKET_US, NEAR_US]
+        cmd = [f"{TOP}/build/tests/guest/steer_ping", FLOWS, seconds, packets, burst_us, PACKET_US, NEAR_US]
         out = subprocess.run(["taskset", "-c", str(self.cpus[0]), "chrt", "-f", "1", *map(str, cmd)],
                              stdout=subprocess.PIPE, text=True, check=True, timeout=(seconds + 60) * SLOW).stdout
         return json.loads(out)

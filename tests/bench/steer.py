@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Packet latency with and without kvmext steer, one vCPU's CPU being busy.
 
-    tests/bench/tap.py [--runs N]     in the emulated AMD host; the part "tap" of
+    tests/bench/steer.py [--runs N]   in the emulated AMD host; the part "tap" of
                                       build/results/irq.json
 
 A Linux guest, vhost, a tap of two queues. vCPU 0 has a CPU for itself, vCPU 1 shares one with a
@@ -26,21 +26,21 @@ RESULT = os.path.join(TOP, "build/results/irq.json")
 SECONDS = 6
 WAYS = ["tun", "steer"]
 
-sys.path.insert(0, os.path.join(TOP, "tests/steer"))
-import lab  # noqa: E402
+sys.path.insert(0, os.path.join(TOP, "tests/guest"))
+import steer_guest  # noqa: E402
 
 
 def inside(runs, out):
     """On the KVM host: an object a line"""
     with tempfile.TemporaryDirectory(prefix="tap.") as tmp:
-        guest = lab.Guest(tmp, vhost=True)
+        guest = steer_guest.Guest(tmp, vhost=True)
         try:
             for busy in b"i", b"b":
                 guest.ask(busy, "guest: busy=")
-                with lab.Spinner():
+                with steer_guest.Spinner():
                     for _ in range(runs):
                         for way in WAYS:
-                            steer = lab.Steer(guest) if way == "steer" else None
+                            steer = steer_guest.Steer(guest) if way == "steer" else None
                             row = guest.ping(SECONDS)
                             if steer:
                                 steer.stop()
@@ -52,7 +52,7 @@ def inside(runs, out):
                             out.flush()
             lost = guest.report()["lost_vectors"]
             if lost:
-                raise lab.Failed(f"the guest's log has 'No irq handler for vector' {lost} times")
+                raise steer_guest.Failed(f"the guest's log has 'No irq handler for vector' {lost} times")
         finally:
             guest.kill()
 
@@ -65,7 +65,7 @@ def measure(runs):
              "--out", out, "--", os.path.abspath(__file__), "--inside", "--runs", str(runs)],
             stdin=subprocess.DEVNULL).returncode
         if status:
-            raise lab.Failed(f"the run in the test machine ended with {status}")
+            raise steer_guest.Failed(f"the run in the test machine ended with {status}")
         with open(f"{out}/rows") as f:
             rows = [json.loads(line) for line in f]
     part = {"machine": "amd", "runs": rows}
@@ -104,7 +104,7 @@ def main():
                 inside(opt.runs, out)
             return 0
         part = measure(opt.runs)
-    except lab.Failed as err:
+    except steer_guest.Failed as err:
         print(f"tap.py: {err}", file=sys.stderr)
         return 1
     save(part)

@@ -619,7 +619,7 @@ def pick_kernel():
 def vmlinux(path, tmp):
     """The ELF kernel inside a bzImage: QEMU starts it directly (PVH), which spares the guest
     the unpacking, seconds under emulation. Any doubt, and the bzImage itself will do."""
-    cached = os.path.join(TOP, "build/tests/migrate/vmlinux-" + os.path.basename(path))
+    cached = os.path.join(TOP, "build/tests/guest/vmlinux-" + os.path.basename(path))
     if os.path.exists(cached) and os.path.getmtime(cached) >= os.path.getmtime(path):
         return cached
     with open(path, "rb") as f:
@@ -679,7 +679,7 @@ def options(argv):
     p.add_argument("--kernel", help="of the guest (default: the kernel this tree is built for)")
     p.add_argument("--machine", default="q35")
     p.add_argument("--accel", default="kvm", help="kvm; tcg to try this program where there is none")
-    p.add_argument("--guest", default=os.path.join(TOP, "build/tests/migrate/guest"))
+    p.add_argument("--guest", default=os.path.join(TOP, "build/tests/guest/migrate_init"))
     p.add_argument("--kvmext", default=os.path.join(TOP, "build/kvmext"))
     p.add_argument("--bpf", default=os.path.join(TOP, "build/bpf"))
     p.add_argument("--loads", help="JSON list of objects with options to run one after the other, "

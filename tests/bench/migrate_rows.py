@@ -13,7 +13,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 MACHINE = os.path.join(TOP, "tests/machine/run")
 MEMORY = "2500M"
 
-sys.path.insert(0, HERE)
+sys.path.insert(0, os.path.join(TOP, "tests/guest"))
 import migrate  # noqa: E402
 
 
@@ -26,7 +26,7 @@ def in_machine(args, timeout, modules="ours"):
     with tempfile.TemporaryDirectory(prefix="migrate.") as out:
         argv = [MACHINE, "--machine", "amd", "--modules", modules, "--cpus", "2",
                 "--mem", MEMORY, "--timeout", str(timeout), "--out", out, "--",
-                os.path.join(HERE, "migrate.py"), "--out", "/out/rows",
+                os.path.join(TOP, "tests/guest/migrate.py"), "--out", "/out/rows",
                 "--progress", "live" if sys.stdout.isatty() else "log", *args]
         status = subprocess.run(argv, stdin=subprocess.DEVNULL).returncode
         rows = []

@@ -19,11 +19,11 @@ import statistics
 import subprocess
 import sys
 
-import lab
+import migrate_rows
 import migrate
 
 NUMBERS = ("total_ms", "downtime_ms", "rounds", "sent_mib", "v0_share", "v1_share", "v1_worst2s")
-RESULT = os.path.join(lab.TOP, "build/results/migrate.json")
+RESULT = os.path.join(migrate_rows.TOP, "build/results/migrate.json")
 
 # One at a time from the load of the other runs: 40 MiB/s over 64 MiB by one vCPU of two, in order.
 # Working sets above what 192 MiB of guest can hold get a bigger guest.
@@ -97,7 +97,7 @@ def checks(modes):
 def figures(row, keys):
     """Cells of a row; a migration that was stopped has the time of that in place of a total."""
     stopped = row.get("total_ms") is None and row.get("ran_ms")
-    return [f"> {row['ran_ms'] / 1000:.0f} s" if k == "total_ms" and stopped else lab.cell(row, k)
+    return [f"> {row['ran_ms'] / 1000:.0f} s" if k == "total_ms" and stopped else migrate_rows.cell(row, k)
             for k in keys]
 
 
@@ -105,8 +105,8 @@ def show(modes):
     lines = [["mode", "status", "total", "down", "rounds", "sent", "writer", "computing",
               "worst 2 s", "wrote MiB/s"]]
     for m in modes:
-        lines.append([m["mode"], m["status"]] + figures(m, NUMBERS) + [lab.cell(m, "load_mib_s")])
-    print(lab.table(lines))
+        lines.append([m["mode"], m["status"]] + figures(m, NUMBERS) + [migrate_rows.cell(m, "load_mib_s")])
+    print(migrate_rows.table(lines))
 
 
 def sureness(modes):
@@ -133,7 +133,7 @@ def show_sweep(rows):
     for r in rows:
         lines.append([name_load(r.get("load", {})), r["mode"], r["status"]] +
                      figures(r, [k for k in NUMBERS if k != "v0_share"]))
-    print(lab.table(lines))
+    print(migrate_rows.table(lines))
     lost = {}
     for r in rows:
         lost.setdefault(name_load(r.get("load", {})), {})[r["mode"]] = r
@@ -149,7 +149,7 @@ def show_sweep(rows):
 
 
 def git_version():
-    done = subprocess.run(["git", "-C", lab.TOP, "describe", "--always", "--dirty"],
+    done = subprocess.run(["git", "-C", migrate_rows.TOP, "describe", "--always", "--dirty"],
                           capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
@@ -165,19 +165,19 @@ def main():
                    help="stock: KVM as Debian ships it, for the modes that need no policy")
     opt = p.parse_args()
 
-    load_before = lab.busy()
+    load_before = migrate_rows.busy()
     args = ["--modes", opt.modes, "--runs", str(opt.runs)]
     # boot, warm-up and check, and each mode's limit
     per_mode = 30 + 120
-    status, rows = lab.in_machine(args, modules=opt.modules,
+    status, rows = migrate_rows.in_machine(args, modules=opt.modules,
                                   timeout=60 + opt.runs * per_mode * len(opt.modes.split(",")))
     result = {
-        "machine": "emulated AMD KVM host (QEMU TCG), 2 CPUs, " + lab.MEMORY,
+        "machine": "emulated AMD KVM host (QEMU TCG), 2 CPUs, " + migrate_rows.MEMORY,
         "load_average_per_cpu_before": load_before,
         "version": git_version(),
         "commands": ["make bench-migrate " + " ".join(f"{k}={v}" for k, v in
                                                       (("RUNS", opt.runs), ("SWEEP", int(opt.sweep)))),
-                     "tests/machine/run -- tests/migrate/migrate.py " + shlex.join(args)],
+                     "tests/machine/run -- tests/guest/migrate.py " + shlex.join(args)],
         "host": rows[0].get("host") if rows else None,
         "qemu": rows[0].get("qemu") if rows else None,
         "modes": [],
@@ -191,10 +191,10 @@ def main():
     if opt.sweep:
         loads = [dict(load) for load in json.loads(opt.sweep_loads)]
         args = ["--modes", opt.sweep_modes, "--limit", "60", "--loads", json.dumps(loads)]
-        status2, swept = lab.in_machine(
+        status2, swept = migrate_rows.in_machine(
             args, modules=opt.modules,
             timeout=60 + 90 * len(loads) * len(opt.sweep_modes.split(",")))
-        result["commands"].append("tests/machine/run -- tests/migrate/migrate.py " + shlex.join(args))
+        result["commands"].append("tests/machine/run -- tests/guest/migrate.py " + shlex.join(args))
         result["sweep"] = swept
         status = status or status2
 
@@ -229,7 +229,7 @@ def main():
               "shares and worst 2 s of these runs say more of this machine than of the modes")
     if missing:
         print(f"  no result for {', '.join(missing)}: see the messages above")
-    print(f"  written to {os.path.relpath(RESULT, lab.TOP)}")
+    print(f"  written to {os.path.relpath(RESULT, migrate_rows.TOP)}")
     failed = missing or any(not c["met"] for c in result["checks"]) or \
         any(r["status"] == "failed" for r in rows)
     return 1 if failed or status else 0

@@ -6,14 +6,14 @@ with it while the host says that the guest is migrating.
 The guest is the test machine itself, in an emulator that counts instructions. One CPU, so that the
 agent's own work counts too. In turns, each time in another order.
 
-  cost.py           the table, in the machine
-  cost.py --inside  there
+  free_cost.py           the table, in the machine
+  free_cost.py --inside  there
 
 And what a harvest of the dirty log costs the host in which nothing was written, with 128 MiB left out by
 skip_free, beside stock KVM's; the same at the first and the hundredth.
 
-  cost.py --harvest [GIB...]   the table for memslots of so many GiB (1 16 64), and build/results/harvest.json
-  cost.py --harvest --tap      as a test, for 1 GiB
+  free_cost.py --harvest [GIB...]   the table for memslots of so many GiB (1 16 64), and build/results/harvest.json
+  free_cost.py --harvest --tap      as a test, for 1 GiB
 """
 import argparse
 import contextlib
@@ -27,10 +27,11 @@ import sys
 import time
 import tty
 
-import lab
-
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-KVMEXT, LOAD = f"{TOP}/build/kvmext", f"{TOP}/build/tests/free/guest"
+sys.path.insert(0, os.path.join(TOP, "tests/guest"))
+import free_guest  # noqa: E402
+
+KVMEXT, LOAD = f"{TOP}/build/kvmext", f"{TOP}/build/tests/guest/free_init"
 LOADS = {"build": 2, "spawn": 4, "file": 2, "fault": 2}
 HERE = "/dev/shm/load"    # not from the build machine, whose disk is waited for
 WHAT = {"build": "processes that take 4 MiB, small files: as a build does", "spawn": "fork, exec and exit alone",
@@ -55,7 +56,7 @@ def cpu(agent):
 def host(fd, state):
     """The host's end of the port. What the agent answers is not waited for."""
     if state == "moving":
-        return lab.moving(lambda line: os.write(fd, line.encode() + b"\n"))
+        return free_guest.moving(lambda line: os.write(fd, line.encode() + b"\n"))
     return contextlib.nullcontext()
 
 
@@ -71,7 +72,7 @@ def inside(pairs):
                 agent = subprocess.Popen([KVMEXT, "guest", "--port", os.ttyname(slave)], stdout=subprocess.PIPE,
                                          text=True)
                 if "found" not in agent.stdout.readline():
-                    sys.exit("cost.py: the agent did not start")
+                    sys.exit("free_cost.py: the agent did not start")
             with host(master, state):
                 time.sleep(1)
                 for load in LOADS:
@@ -81,7 +82,7 @@ def inside(pairs):
             if i == pairs - 1 and agent:
                 check = subprocess.run([KVMEXT, "guest", "--check", "--json"], stdout=subprocess.PIPE, text=True)
                 if check.returncode or json.loads(check.stdout)["wrong"]:
-                    sys.exit(f"cost.py: the bits are wrong: {check.stdout}")
+                    sys.exit(f"free_cost.py: the bits are wrong: {check.stdout}")
             if agent:
                 agent.terminate()
                 agent.wait()
@@ -91,7 +92,7 @@ def inside(pairs):
 
 def measure(pairs):
     p = subprocess.run([f"{TOP}/tests/machine/run", "--icount", "--mem", "1G", "--modules", "none", "--timeout", "1500", "--",
-                        "tests/free/cost.py", "--inside", "--pairs", str(pairs)],
+                        "tests/bench/free_cost.py", "--inside", "--pairs", str(pairs)],
                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
     if p.returncode:
         raise RuntimeError(f"counting ended with status {p.returncode}: {p.stdout[-500:]}")
@@ -118,11 +119,11 @@ HARVEST_RESULT = f"{TOP}/build/results/harvest.json"
 
 
 def harvests(gibs):
-    """Rows of tests/free/harvest.c, by (GiB, mode): [stock's, ours]"""
+    """Rows of tests/bench/harvest.c, by (GiB, mode): [stock's, ours]"""
     rows = {}
     for modules, who in (("stock", "stock"), ("ours", "free")):
         p = subprocess.run([f"{TOP}/tests/machine/run", "--icount", "--modules", modules, "--timeout", "1500", "--",
-                            "build/tests/free/harvest", who, *map(str, gibs)],
+                            "build/tests/bench/harvest", who, *map(str, gibs)],
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=TOP)
         if p.returncode:
             raise RuntimeError(f"counting ended with status {p.returncode}: {p.stdout[-500:]}")

@@ -13,7 +13,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
-sys.path[:0] = [os.path.join(TOP, "tests/migrate"), os.path.join(TOP, "tests/machine")]
+sys.path.insert(0, os.path.join(TOP, "tests/lib"))     # for tap, which tests import after this
 
 import migrate  # noqa: E402
 from migrate import Failed, SLOW  # noqa: E402
@@ -38,7 +38,7 @@ def initrd(path):
         subprocess.run(["strip", "-o", small, name], check=True)
         with open(small, "rb") as f:
             files["kvmext" if name == KVMEXT else name.lstrip("/")] = (0o100755, f.read())
-    with open(f"{TOP}/build/tests/free/guest", "rb") as f:
+    with open(f"{TOP}/build/tests/guest/free_init", "rb") as f:
         files["init"] = (0o100755, f.read())
     with open(path + ".new", "wb") as f:
         f.write(run.cpio(files))

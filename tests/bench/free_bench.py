@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 
-import cost
+import free_cost
 
-TOP = cost.TOP
+TOP = free_cost.TOP
 RESULT = f"{TOP}/build/results/free.json"
 KEYS = ("first_pass_mib", "sent_mib", "total_ms", "downtime_ms", "rounds")
 
@@ -25,7 +25,7 @@ KEYS = ("first_pass_mib", "sent_mib", "total_ms", "downtime_ms", "rounds")
 def migrations(args):
     with tempfile.TemporaryDirectory(prefix="free.") as out:
         p = subprocess.run([f"{TOP}/tests/machine/run", "--mem", "2500M", "--timeout", "3600", "--out", out, "--",
-                            "tests/free/move.py", "--out", "/out/rows", *args], stdin=subprocess.DEVNULL, cwd=TOP)
+                            "tests/guest/free_test.py", "--bench", "--out", "/out/rows", *args], stdin=subprocess.DEVNULL, cwd=TOP)
         try:
             with open(f"{out}/rows") as f:
                 return p.returncode, [json.loads(line) for line in f]
@@ -82,8 +82,8 @@ def main():
     result = {"machine": "emulated AMD KVM host, guest of 512 MiB and 2 vCPUs, link of 40 MiB/s", "migrations": rows}
     if not opts.no_cost:
         try:
-            result["cost"] = cost.measure(3)
-            good &= cost.show(result["cost"])
+            result["cost"] = free_cost.measure(3)
+            good &= free_cost.show(result["cost"])
         except RuntimeError as err:
             # The migrations are worth having without it
             print(f"  FAIL  what the agent costs was not measured: {err}")
