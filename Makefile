@@ -220,7 +220,7 @@ selftests: $(CONFIG)
 	@kernel-patches/setup.sh selftests
 
 test-kvm: all selftests
-	$(Q)tests/selftests/run
+	$(Q)tests/kvm-selftests/compare.py
 
 # The same in the debug kernel, which finds what went well by luck.
 test-debug: all selftests
@@ -274,7 +274,7 @@ test-free: all
 
 # Debian 13, by a folder of its own (root); TESTS as above.
 test-trixie:
-	$(Q)tests/trixie $(TESTS)
+	$(Q)tests/machine/trixie $(TESTS)
 
 shell: all
 	$(Q)tests/machine/run --shell

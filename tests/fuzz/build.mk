@@ -63,6 +63,6 @@ fuzz-build: $(fuzz_objects) $(fuzz_targets:%=build/fuzz/libfuzzer/%)
 
 # Seconds for each target.
 fuzz:
-	+$(Q)tests/fuzz/run $(or $(SECONDS),600)
+	+$(Q)tests/fuzz/fuzz.sh $(or $(SECONDS),600)
 
 .PHONY: fuzz fuzz-build fuzz-replay

@@ -26,7 +26,7 @@ for t in args load object state value; do
 	(build/fuzz/replay/$t "${files[@]}") >$log 2>&1
 	ok "$t: ${#files[@]} inputs" $?
 done
-# As tests/fuzz/run has it: the kernel's answers, then the file.
+# As tests/fuzz/fuzz.sh has it: the kernel's answers, then the file.
 { head -c 6 /dev/zero; cat build/fuzz/policy.bpf.o; } >build/fuzz/policy.load
 FUZZ_WANT=0 build/fuzz/replay/load build/fuzz/policy.load >$log 2>&1
 ok "load: a good file gets to its end" $?

@@ -40,7 +40,7 @@ why = "it is known"
 limit = 2
 END
 
-tests/selftests/run --folder $dir --way stock --way noop --slow 2 --json $dir/json >$dir/log 2>&1
+tests/kvm-selftests/compare.py --folder $dir --way stock --way noop --slow 2 --json $dir/json >$dir/log 2>&1
 status=$?
 python3 - $dir/json $status <<'END'
 import json, sys

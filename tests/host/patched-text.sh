@@ -9,13 +9,13 @@
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk
 . tests/host/passed.sh
-passed=$(passed_file tests/machine/{run,init,amd.py,patched_text.py})
+passed=$(passed_file tests/machine/{run,init,amd.py} tests/host/patched_text.py)
 if [ $# = 0 ] && [ -e "$passed" ]; then
 	echo 1..1
 	echo "ok 1 - patched text and FPU state are the emulator's right ones (as before)"
 	exit 0
 fi
-tests/machine/run --cpus 3 --modules stock --timeout 400 -- tests/machine/patched_text.py "$@"
+tests/machine/run --cpus 3 --modules stock --timeout 400 -- tests/host/patched_text.py "$@"
 status=$?
 [ $# != 0 ] || [ $status != 0 ] || : >"$passed"
 exit $status

@@ -142,7 +142,7 @@ class Machine:
                 "--timeout", str(10**6)]
         if opts.kernel:
             args += ["--kernel", opts.kernel]
-        args += ["--", "sh", "tests/selftests/guest", listing] + policies
+        args += ["--", "sh", "tests/kvm-selftests/in_machine.sh", listing] + policies
         self.proc = subprocess.Popen(args, stdout=subprocess.PIPE, cwd=TOP, preexec_fn=die_with_parent)
         self.buf, self.deadline = b"", None
         self.sel = selectors.DefaultSelector()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# What tests/selftests/run has the machine do.
+# What tests/kvm-selftests/compare.py has the machine do.
 #
 #   guest FILE [POLICY...]    FILE: the tests, one a line: NAME LIMIT TRIES HUGEPAGES
 #                             COMMAND, with tabs between

@@ -3,8 +3,8 @@
 #
 # Fuzz what the tool reads (targets: tests/fuzz/{args,load,object,state,value}.c).
 #
-#   tests/fuzz/run SECONDS [TARGET...]   each for so long, as many at a time as there are CPUs
-#   tests/fuzz/run corpus                add to tests/fuzz/corpus what that found new ways with
+#   tests/fuzz/fuzz.sh SECONDS [TARGET...]   each for so long, as many at a time as there are CPUs
+#   tests/fuzz/fuzz.sh corpus                add to tests/fuzz/corpus what that found new ways with
 #
 # What is found is kept in build/fuzz/new, and the next run goes on from there.  An
 # input that crashes or breaks a promise is made small and left in build/fuzz/crash:

@@ -7,7 +7,7 @@
 # What Debian offers is asked once, and again after make update.  Sources that are not in
 # the cache are downloaded, 150 MB each.
 set -u
-cd "$(dirname "$0")/../.." || exit 1
+cd "$(dirname "$0")/../../.." || exit 1
 sources=$(kernel-patches/setup.sh sources) || exit 1
 patches=("$PWD"/kernel-patches/*.patch)
 tmp=$(mktemp -d)
