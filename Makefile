@@ -24,17 +24,18 @@ Q := @
 say = @printf '  %-7s %s\n'
 endif
 
-all: modules policies tools tests-build machine-amd
+all: modules policies tools
 
-# Kernel release, source, libbpf, bpftool and QEMU come from $(CONFIG), which
-# setup.sh keeps right; make starts over when it changed.
-no-config := clean help deps update test-trixie
+# Kernel release, source, libbpf and bpftool come from $(CONFIG), which setup.sh keeps
+# right; make starts over when it changed.  What only tests need, QEMU first of all, is
+# got by tests/machine/fetch.sh: who installs needs none of it.
+no-config := clean help deps test-deps update test-trixie
 ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
 $(CONFIG): FORCE
 	@KREL='$(if $(filter command% environment%,$(origin KREL)),$(KREL))' KERNEL='$(KERNEL)' \
-		kernel-patches/setup.sh $@ || $(if $(filter test test-long,$(MAKECMDGOALS)),$(no_count),exit)
+		kernel-patches/build/setup.sh $@ || $(if $(filter test test-long,$(MAKECMDGOALS)),$(no_count),exit)
 
 # --- KVM modules ------------------------------------------------------------
 
@@ -55,27 +56,31 @@ modules: $(modules)
 
 # One build makes all three; the unstripped ones stay in the tree.  Who had to wait for
 # the lock may find it all done by the one before.
-$(modules) &: $(patches) kernel-patches kernel-patches/tree.sh $(CONFIG)
+$(modules) &: $(patches) kernel-patches kernel-patches/build/tree.sh $(CONFIG)
 	@mkdir -p $(KMOD)
 	$(Q)exec 9>$(KTREE).lock && flock 9 && \
 	for d in $^; do [ $(KMOD)/kvm.ko -nt $$d ] || break; done && \
 	if [ $(KMOD)/kvm.ko -nt $$d ]; then exit; fi && \
 	printf '  %-7s %s\n' PATCH "$(words $(patches)) patches on linux $(KREL)" && \
-	kernel-patches/tree.sh $(CONFIG) $(KTREE) && \
+	kernel-patches/build/tree.sh $(CONFIG) $(KTREE) && \
 	{ $(MAKE) -C $(KTREE) M=arch/x86/kvm $(KBTF) modules 2>&1 | sed -u '/^make\[/d'; \
 	  [ $${PIPESTATUS[0]} = 0 ]; } && \
 	for m in $(modnames); do \
 		objcopy --strip-debug $(KTREE)/arch/x86/kvm/$$m.ko $(KMOD)/.$$m.ko || exit 1; \
 	done && \
 	for m in $(modnames); do mv $(KMOD)/.$$m.ko $(KMOD)/$$m.ko || exit 1; done
-	$(Q)kernel-patches/check-vermagic.sh $(KREL) $(modules)
+	$(Q)kernel-patches/build/check-vermagic.sh $(KREL) $(modules)
 	$(say) MODULES "$(KMOD)/{kvm,kvm-amd,kvm-intel}.ko for $(KREL)"
 
 # --- the test machines ------------------------------------------------------
 
-# QEMU with tests/machine/qemu.patch, built once into the cache: $(EMULATOR).
-machine-amd: $(CONFIG)
-	@kernel-patches/setup.sh emulator
+# Debian's packages for the tests, its QEMU, and build/machine.mk, which says where all is.
+machine: $(CONFIG)
+	@tests/machine/fetch.sh
+
+# QEMU with tests/machine/qemu.patch, built once into the cache.
+machine-amd: machine
+	@tests/machine/fetch.sh emulator
 
 # kvm-intel.ko as Bochs wants it.  In a copy of the tree, with its objects, so that the
 # few that the patch changes are all that is compiled; the copy's kvm.ko is the same.
@@ -85,8 +90,8 @@ test_modules := $(addprefix build/tests/kvm/modules/,posted.ko softfpu.ko)
 
 machine-intel: $(KMOD)-bochs/kvm-intel.ko $(test_modules) bochs
 
-bochs: $(CONFIG)
-	@kernel-patches/setup.sh bochs
+bochs: machine
+	@tests/machine/fetch.sh bochs
 
 $(KMOD)-bochs/kvm-intel.ko: $(KMOD)/kvm-intel.ko $(bochs_patch)
 	$(say) KMOD $@
@@ -183,7 +188,8 @@ $(filter %_init,$(test_progs)): TEST_CFLAGS += -static
 build/tests/tool/vmcrowd: build/bpf/top.skel.h
 build/tests/tool/mapcrowd: build/bpf/dirty.skel.h
 
-tests-build: $(test_progs) $(test_policies)
+# All that tests/run and tests/machine/run take, but for the Intel machine.
+tests-build: all $(test_progs) $(test_policies) machine-amd
 
 build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 	$(say) CC $@
@@ -197,7 +203,7 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 # MACHINE=amd, MACHINE=intel: on that machine alone.
 # QUICK=1: what tests/run names in QUICK, on the AMD machine.
 MACHINE := $(if $(filter command%,$(origin MACHINE)),$(MACHINE),$(if $(QUICK)$(filter native,$(KVMEXT_HOST)),amd,all))
-test_needs := all $(if $(QUICK),,$(if $(filter-out intel,$(MACHINE)),selftests)) \
+test_needs := tests-build $(if $(QUICK),,$(if $(filter-out intel,$(MACHINE)),selftests)) \
 	$(if $(filter intel all,$(MACHINE)),machine-intel)
 no_count := { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 
@@ -212,18 +218,18 @@ endif
 # What takes an hour and more: SECONDS each for what goes on as long as one likes.
 test-long: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),3600)
 test-long:
-	+$(Q)$(MAKE) all selftests || $(no_count)
+	+$(Q)$(MAKE) tests-build selftests || $(no_count)
 	$(Q)tests/run --long $(SECONDS) $(TESTS)
 
-# KVM's own, built once into the cache: $(SELFTESTS).
-selftests: $(CONFIG)
-	@kernel-patches/setup.sh selftests
+# KVM's own, built once into the cache.
+selftests: machine
+	@tests/machine/fetch.sh selftests
 
-test-kvm: all selftests
+test-kvm: tests-build selftests
 	$(Q)tests/kvm-selftests/compare.py
 
 # The same in the debug kernel, which finds what went well by luck.
-test-debug: all selftests
+test-debug: tests-build selftests
 	$(Q)$(MAKE) KERNEL=debug debug-modules
 	$(Q)tests/run --kernel debug $(TESTS)
 
@@ -240,35 +246,35 @@ build/tests/debug/splat.ko: tests/debug/splat.c tests/debug/Kbuild $(KMOD)/kvm.k
 
 # An hour by hand: make test-chaos SECONDS=3600 SEED=n QEMU_GUEST=1
 test-chaos: SECONDS := $(if $(filter command%,$(origin SECONDS)),$(SECONDS),60)
-test-chaos: all
+test-chaos: tests-build
 	$(Q)tests/machine/run --timeout $$(($(SECONDS) + 900)) --dmesg build/tests/dmesg.chaos \
 		--append 'printk.devkmsg=on log_buf_len=4M' -- \
 		tests/chaos/chaos.py --seconds $(SECONDS) $(SEED:%=--seed %) $(if $(QEMU_GUEST),--qemu)
 
-demo: all
+demo: tests-build
 	$(Q)tests/bench/demo
 
-bench-migrate: all
+bench-migrate: tests-build
 	$(Q)tests/bench/migrate_bench.py --runs $(or $(RUNS),1)
 
-bench-exits: all machine-intel
+bench-exits: tests-build machine-intel
 	$(Q)tests/bench/exits.py
 	$(Q)tests/bench/exits.py --machine intel
 	$(Q)tests/bench/exits.py --machine bochs-amd
 
-bench-trace: all
-	@kernel-patches/setup.sh deps linux-perf bpfcc-tools
+bench-trace: tests-build
+	@tests/machine/fetch.sh deps linux-perf bpfcc-tools
 	$(Q)tests/bench/trace.py $(PAIRS:%=--pairs %)
 
-bench-irq: all machine-intel
+bench-irq: tests-build machine-intel
 	$(Q)tests/bench/irq.py
 	$(Q)tests/bench/steer.py
 
-bench-free: all
+bench-free: tests-build
 	$(Q)tests/bench/free_bench.py
 
 # RUNS migrations of a guest whose memory is in a storm; two are in make test.
-test-free: all
+test-free: tests-build
 	$(Q)tests/machine/run --mem 2500M --timeout $$(($(or $(RUNS),100) * 120 + 600)) -- \
 		tests/guest/free_test.py --runs $(or $(RUNS),100)
 
@@ -276,7 +282,7 @@ test-free: all
 test-trixie:
 	$(Q)tests/machine/trixie $(TESTS)
 
-shell: all
+shell: tests-build
 	$(Q)tests/machine/run --shell
 
 include tests/fuzz/build.mk
@@ -303,24 +309,29 @@ modules_install: modules
 # --- the rest ---------------------------------------------------------------
 
 deps:
-	@kernel-patches/setup.sh deps
+	@kernel-patches/build/setup.sh deps
+
+test-deps: deps
+	@tests/machine/fetch.sh deps
 
 update:
-	@kernel-patches/setup.sh update
+	@kernel-patches/build/setup.sh update
+	@tests/machine/fetch.sh update
 
 # The series as commits of a git tree, build/series, and back.
 series-edit: $(CONFIG)
-	$(Q)kernel-patches/series.sh $(CONFIG) edit
+	$(Q)kernel-patches/build/series.sh $(CONFIG) edit
 
 series-export: $(CONFIG)
-	$(Q)kernel-patches/series.sh $(CONFIG) export
+	$(Q)kernel-patches/build/series.sh $(CONFIG) export
 
 clean:
 	$(say) CLEAN build
 	$(Q)rm -rf build
 
 help:
-	@echo 'make                     build modules, policies, tool and tests'
+	@echo 'make                     build modules, policies and tool'
+	@echo 'make tests-build         the same, the tests, and the emulated AMD host'
 	@echo 'make demo                live-migrate a guest with and without a policy'
 	@echo 'make test                every test, on both emulated hosts, ending "N passed, N failed, N skipped"'
 	@echo "make test TESTS='a b'    only these"
@@ -348,8 +359,9 @@ help:
 	@echo 'make machine-amd         the QEMU that tests/machine/run takes, with its repairs'
 	@echo 'make machine-intel       what tests/machine/run --machine intel takes: Bochs, a kvm-intel.ko for it'
 	@echo 'make deps                install what the build needs (root), or say what is missing'
+	@echo 'make test-deps           the same for the tests'
 	@echo 'make update              pin the newest Debian kernel and QEMU again'
-	@echo 'make series-edit         build/series, a git tree with the series as commits; see kernel-patches/series.sh'
+	@echo 'make series-edit         build/series, a git tree with the series as commits; see kernel-patches/build/series.sh'
 	@echo 'make series-export       its commits back to kernel-patches/'
 	@echo 'make vmlinux.h-update    write vmlinux.h anew after a change of the series'
 	@echo 'make clean               remove build/ (downloads stay in ~/.cache/kvm_ext)'
@@ -358,4 +370,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE

@@ -48,6 +48,9 @@ import sys
 import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+sys.path.insert(0, f"{TOP}/tests/lib")
+from config import read_config     # noqa: E402
+
 PROGRAM = "build/tests/bench/exits"
 IRQ = "build/tests/bench/irq"
 CACHE = os.path.expanduser("~/.cache/kvm_ext")
@@ -113,11 +116,6 @@ SCALED = {"adaptive": "hot=1"}
 
 class Failed(Exception):
     pass
-
-
-def config():
-    with open(f"{TOP}/build/config.mk") as f:
-        return dict(line.rstrip("\n").split("=", 1) for line in f if "=" in line and line[0] != "#")
 
 
 def machine_run(machine, modules, script, *args):
@@ -305,7 +303,7 @@ def breakdown(machine, counts):
 
 def stock_cached(machine):
     """A boot of stock, and whether it was there already. Whatever could change it is in the key."""
-    cfg = config()
+    cfg = read_config()
     kvm = f"{cfg['KROOT']}/lib/modules/{cfg['KREL']}/kernel/arch/x86/kvm"
     files = [f"{kvm}/{f}" for f in sorted(os.listdir(kvm))]
     files += [f"{cfg['KROOT']}/boot/vmlinuz-{cfg['KREL']}",
@@ -459,7 +457,7 @@ def bench(machine):
         except Failed as e:
             notes.append(f"no breakdown by function: {e}")
 
-    cfg = config()
+    cfg = read_config()
     result = {
         "machine": MACHINES[machine][1],
         "kernel": cfg["KVER"],

@@ -24,10 +24,10 @@ result() {
 build() {
 	local log=$1; shift
 	local key
-	key=$KVER-$(cat "$0" kernel-patches/tree.sh "$@" /dev/null | sha256sum)-$(gcc -dumpfullversion)-$(sparse --version)
+	key=$KVER-$(cat "$0" kernel-patches/build/tree.sh "$@" /dev/null | sha256sum)-$(gcc -dumpfullversion)-$(sparse --version)
 	[ "$(cat "$log.key" 2>/dev/null)" != "$key" ] || return 0
 	rm -f "$log.key"
-	kernel-patches/tree.sh build/config.mk $dir/tree "${@:-none}" || return 1
+	kernel-patches/build/tree.sh build/config.mk $dir/tree "${@:-none}" || return 1
 	make -s -C $dir/tree M=arch/x86/kvm clean >/dev/null 2>&1
 	make -k -j"$(nproc)" -C $dir/tree M=arch/x86/kvm W=1 C=1 modules >"$log.all" 2>&1 || {
 		grep -E 'error|\*\*\*' "$log.all" | head -n 20 | sed 's/^/# /'

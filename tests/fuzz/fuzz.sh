@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-kernel-patches/setup.sh deps libclang-rt-dev
+tests/machine/fetch.sh deps libclang-rt-dev
 make -s fuzz-build
 seconds=${1:?SECONDS or corpus}
 shift

@@ -11,7 +11,7 @@
 passed_file()
 {
 	local dir="${XDG_CACHE_HOME:-$HOME/.cache}/kvm_ext/passed" key
-	key=$({ cat "$0" "$@" || echo $$; echo "$KVER $EMULATOR"; "${CC:-cc}" --version; } | sha256sum)
+	key=$(. build/machine.mk; { cat "$0" "$@" || echo $$; echo "$KVER $EMULATOR"; "${CC:-cc}" --version; } | sha256sum)
 	mkdir -p "$dir"
 	echo "$dir/$(basename "$0" .sh)-${key:0:16}"
 }

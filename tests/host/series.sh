@@ -22,7 +22,7 @@ result() {
 	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
 }
 
-passed=$(passed_file kernel-patches/tree.sh "${patches[@]}")
+passed=$(passed_file kernel-patches/build/tree.sh "${patches[@]}")
 known=
 [ -e "$passed" ] && known=1
 export KBUILD_BUILD_TIMESTAMP=kvm_ext DEBIAN_KERNEL_NO_CC_VERSION_CHECK=y
@@ -33,7 +33,7 @@ for ((i = 0; i < ${#patches[@]}; i++)); do
 		result 0 "$name applies (as before)"
 		result 0 "$name builds (as before)"
 	else
-		log=$(kernel-patches/tree.sh build/config.mk $tree "${patches[@]:0:i + 1}" 2>&1)
+		log=$(kernel-patches/build/tree.sh build/config.mk $tree "${patches[@]:0:i + 1}" 2>&1)
 		applied=$?
 		[ -z "$log" ] || sed 's/^/# /' <<<"$log"
 		result $applied "$name applies without fuzz"

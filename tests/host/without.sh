@@ -15,7 +15,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL	# not the outer make's jobs
 export KBUILD_BUILD_TIMESTAMP=kvm_ext DEBIAN_KERNEL_NO_CC_VERSION_CHECK=y
 options="KVM_EXT KVM_SMM"
 
-passed=$(passed_file kernel-patches/tree.sh kernel-patches/*.patch)
+passed=$(passed_file kernel-patches/build/tree.sh kernel-patches/*.patch)
 
 echo 1..2
 n=0 failed=0
@@ -27,7 +27,7 @@ for o in $options; do
 		echo "ok $n $name (as before)"
 		continue
 	fi
-	if WITHOUT=$o kernel-patches/tree.sh build/config.mk $tree >$tree.log 2>&1 &&
+	if WITHOUT=$o kernel-patches/build/tree.sh build/config.mk $tree >$tree.log 2>&1 &&
 	   ! grep -q "CONFIG_$o[= ]" $tree/include/{config/auto.conf,generated/autoconf.h} &&
 	   make -k -j"$(nproc)" -C $tree M=arch/x86/kvm W=1 modules >>$tree.log 2>&1 &&
 	   ! grep -qi 'warning:' $tree.log; then

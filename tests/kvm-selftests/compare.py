@@ -25,8 +25,6 @@ import argparse
 import ctypes
 import fcntl
 import hashlib
-import importlib.machinery
-import importlib.util
 import json
 import os
 import re
@@ -39,21 +37,16 @@ import tomllib
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, f"{TOP}/tests/lib")
+from config import read_config      # noqa: E402
+from splat import SPLAT             # noqa: E402
+
 WAYS = ("stock", "patched", "noop")
 LIMIT = 120        # s, of a test for which tests.toml has none
 BOOT = 300         # s, for the machine to boot, or to say that it stopped a test
 SKIP = 4           # KSFT_SKIP
 KEYS = {"args", "fast", "limit", "hugepages", "known", "match", "why", "sometimes"}
 MARK = b"#@kvm_ext "
-
-
-def splat_pattern():
-    """tests/run's idea of an alarming line"""
-    loader = importlib.machinery.SourceFileLoader("testrun", f"{TOP}/tests/run")
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("testrun", loader))
-    sys.dont_write_bytecode = True
-    loader.exec_module(module)
-    return module.SPLAT
 
 
 def die_with_parent():
@@ -430,8 +423,7 @@ def main():
     opts = p.parse_args()
     opts.mem = opts.mem or ("4G" if not opts.fast else "3G" if opts.kernel == "debug" else "2G")
     ways = [w for w in WAYS if not opts.way or w in opts.way]
-    with open(f"{TOP}/build/config.mk") as f:
-        cfg = dict(l.rstrip("\n").split("=", 1) for l in f if "=" in l and l[0] != "#")
+    cfg = read_config()
     folder = os.path.realpath(opts.folder or cfg["SELFTESTS"])
     if not os.path.isdir(folder):
         sys.exit(f"{folder} is missing; run make selftests")
@@ -487,7 +479,6 @@ def main():
     return 1 if gate.bad else 0
 
 
-SPLAT = splat_pattern()
 
 if __name__ == "__main__":
     sys.exit(main())

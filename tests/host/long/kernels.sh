@@ -8,7 +8,7 @@
 # the cache are downloaded, 150 MB each.
 set -u
 cd "$(dirname "$0")/../../.." || exit 1
-sources=$(kernel-patches/setup.sh sources) || exit 1
+sources=$(tests/machine/fetch.sh sources) || exit 1
 patches=("$PWD"/kernel-patches/*.patch)
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -46,7 +46,7 @@ done <<<"$sources"
 # refused KREL WORDS
 refused() {
 	local log
-	log=$(KREL=$1 kernel-patches/setup.sh "$tmp/config.mk" 2>&1) || grep -q "$2" <<<"$log"
+	log=$(KREL=$1 kernel-patches/build/setup.sh "$tmp/config.mk" 2>&1) || grep -q "$2" <<<"$log"
 	local status=$?
 	[ ! -e "$tmp/config.mk" ] || status=1
 	[ $status = 0 ] || sed 's/^/# /' <<<"$log"
@@ -70,16 +70,16 @@ cat >"$tmp/fuzz.patch" <<'END'
 END
 sed 's/PFNCACHE/NOTHING_LIKE_IT/' "$tmp/fuzz.patch" >"$tmp/none.patch"
 . build/config.mk
-log=$(kernel-patches/tree.sh build/config.mk "$tmp/tree" "$tmp/fuzz.patch" 2>&1)
+log=$(kernel-patches/build/tree.sh build/config.mk "$tmp/tree" "$tmp/fuzz.patch" 2>&1)
 [ $? = 0 ] && grep -q "WARNING: .*with fuzz 1" <<<"$log" && grep -q '^# one line more' "$tmp/tree/virt/kvm/Kconfig"
 status=$?
 [ $status = 0 ] || sed 's/^/# /' <<<"$log"
 result $status "tree.sh applies a patch with fuzz 1 and says so"
-! log=$(kernel-patches/tree.sh build/config.mk "$tmp/tree" "$tmp/none.patch" 2>&1)
+! log=$(kernel-patches/build/tree.sh build/config.mk "$tmp/tree" "$tmp/none.patch" 2>&1)
 result $? "tree.sh refuses a patch that needs more"
 
 echo x >"$tmp/x"
 objcopy --add-section .BTF.base="$tmp/x" $KMOD/kvm-amd.ko "$tmp/kvm-amd.ko"
-kernel-patches/check-vermagic.sh "$KREL" $KMOD/kvm-amd.ko && ! log=$(kernel-patches/check-vermagic.sh "$KREL" "$tmp/kvm-amd.ko" 2>&1)
+kernel-patches/build/check-vermagic.sh "$KREL" $KMOD/kvm-amd.ko && ! log=$(kernel-patches/build/check-vermagic.sh "$KREL" "$tmp/kvm-amd.ko" 2>&1)
 result $? "a module with .BTF.base, whose types the kernel renumbers, is refused"
 exit $failed

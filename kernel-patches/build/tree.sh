@@ -3,7 +3,7 @@
 #
 # Make the tree that the KVM modules are built in, and apply the series to it.
 #
-#   kernel-patches/tree.sh CONFIG TREE [PATCH...]      default: kernel-patches/*.patch
+#   kernel-patches/build/tree.sh CONFIG TREE [PATCH...]      default: kernel-patches/*.patch
 #
 # The tree is what Debian's linux-headers packages are (headers, configuration,
 # symbol versions, vmlinux with BTF, kbuild), in one folder, with arch/x86/kvm

@@ -3,9 +3,9 @@
 #
 # Edit the series as commits.
 #
-#   kernel-patches/series.sh CONFIG edit [DIR]     make DIR (build/series), a git tree of the
-#                                                  kernel's source with the series as commits
-#   kernel-patches/series.sh CONFIG export [DIR]   write its commits back to kernel-patches/
+#   kernel-patches/build/series.sh CONFIG edit [DIR]     make DIR (build/series), a git tree of
+#                                                        the kernel's source with the series as commits
+#   kernel-patches/build/series.sh CONFIG export [DIR]   write its commits back to kernel-patches/
 #
 # The tag "base" is the source without the series.  A repair belongs into the commit that
 # it repairs: commit it as "fixup! SUBJECT", then git rebase -i --autosquash base.
@@ -15,7 +15,7 @@ export LC_ALL=C
 die() { printf 'kvm_ext: %s\n' "$@" >&2; exit 1; }
 
 . "$1"
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(cd "$(dirname "$0")/.." && pwd)
 dir=${3:-build/series}
 
 case ${2-} in
@@ -55,6 +55,6 @@ export)
 	echo "kernel-patches: $(ls "$new" | wc -l) patches"
 	;;
 *)
-	die "usage: kernel-patches/series.sh CONFIG {edit|export} [DIR]"
+	die "usage: kernel-patches/build/series.sh CONFIG {edit|export} [DIR]"
 	;;
 esac
