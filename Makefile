@@ -29,7 +29,7 @@ all: modules policies tools
 # Kernel release, source, libbpf and bpftool come from $(CONFIG), which setup.sh keeps
 # right; make starts over when it changed.  What only tests need, QEMU first of all, is
 # got by tests/machine/fetch.sh: who installs needs none of it.
-no-config := clean help deps test-deps update test-trixie
+no-config := clean help deps test-deps update test-trixie uninstall modules_uninstall
 ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
@@ -291,20 +291,44 @@ include tests/fuzz/build.mk
 
 PREFIX ?= /usr/local
 shipped := $(filter-out $(tool_bpf:%=build/bpf/%.bpf.o),$(policies))
+man_pages := $(wildcard user/*.[1-9])
+# All that install puts below PREFIX, and uninstall takes away.
+installed := sbin/kvmext $(foreach m,$(man_pages),share/man/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
+	$(shipped:build/bpf/%=share/kvmext/%)
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)
 	$(Q)install -D build/kvmext $(DESTDIR)$(PREFIX)/sbin/kvmext
-	$(Q)install -D -m 644 user/kvmext.8 $(DESTDIR)$(PREFIX)/share/man/man8/kvmext.8
+	$(Q)for m in $(man_pages); do \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${m##*.} $$m || exit 1; done
 	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/kvmext $(shipped)
 
+# Folders that others may use stay, empty or not.
+uninstall:
+	$(say) REMOVE $(DESTDIR)$(PREFIX)
+	$(Q)rm -f $(installed:%=$(DESTDIR)$(PREFIX)/%)
+	$(Q)d=$(DESTDIR)$(PREFIX)/share/kvmext; [ ! -d $$d ] || rmdir $$d 2>/dev/null || \
+		echo "kvm_ext: $$d stays: it has files that this version did not install" >&2
+
 # depmod has "updates" go before the kernel's own modules.
+modules_dir = $(DESTDIR)/lib/modules/$(KREL)
+depmod = /sbin/depmod $(if $(DESTDIR),-b $(DESTDIR)) $(KREL)
+
 modules_install: modules
-	$(Q)[ -d $(DESTDIR)/lib/modules/$(KREL) ] || { \
-		echo "kvm_ext: $(DESTDIR)/lib/modules/$(KREL) is missing: no kernel $(KREL) is installed there; give KREL=RELEASE of one that is" >&2; exit 1; }
-	$(say) INSTALL $(DESTDIR)/lib/modules/$(KREL)/updates
-	$(Q)install -D -m 644 -t $(DESTDIR)/lib/modules/$(KREL)/updates $(modules)
-	$(Q)/sbin/depmod $(if $(DESTDIR),-b $(DESTDIR)) $(KREL)
+	$(Q)[ -d $(modules_dir) ] || { \
+		echo "kvm_ext: $(modules_dir) is missing: no kernel $(KREL) is installed there; give KREL=RELEASE of one that is" >&2; exit 1; }
+	$(say) INSTALL $(modules_dir)/updates
+	$(Q)install -D -m 644 -t $(modules_dir)/updates $(modules)
+	$(Q)$(depmod)
+
+# The kernel's own modules are loaded again from the next boot or modprobe on.
+modules_uninstall:
+	$(Q)[ "$(KREL)" ] && [ -d $(modules_dir) ] || { \
+		echo "kvm_ext: no kernel '$(KREL)' is installed in $(DESTDIR)/lib/modules; give KREL=RELEASE of one that is" >&2; exit 1; }
+	$(say) REMOVE "$(modules_dir)/updates/{kvm,kvm-amd,kvm-intel}.ko"
+	$(Q)rm -f $(modnames:%=$(modules_dir)/updates/%.ko)
+	$(Q)[ ! -d $(modules_dir)/updates ] || rmdir --ignore-fail-on-non-empty $(modules_dir)/updates
+	$(Q)$(depmod)
 
 # --- the rest ---------------------------------------------------------------
 
@@ -354,6 +378,7 @@ help:
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
+	@echo 'make uninstall; make KREL=X modules_uninstall   take them away again'
 	@echo 'make test-trixie         build and test on Debian 13, in a folder that mmdebstrap makes (root)'
 	@echo 'make shell               a shell in the emulated AMD host, modules loaded'
 	@echo 'make machine-amd         the QEMU that tests/machine/run takes, with its repairs'
@@ -370,4 +395,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install install policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
