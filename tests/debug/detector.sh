@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The checks of the debug kernel work, and the judge of kernel logs sees each: provoke
-# one of every kind (splat.c) in a machine, then have tests/run judge its log.
+# The checks of the debug kernel work, and the judge of kernel logs sees each. splat.c
+# provokes one splat of every kind in a machine, and tests/run judges the log.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 # Lockdep ends its watch with the first wrong lock: what it sees goes first.

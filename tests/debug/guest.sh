@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext guest is refused in kernels that count on what is in free pages and that no
-# distribution ships: with KASAN, and with debug_pagealloc.  It is told there, in the
-# emulated machine itself, as to be a guest of that machine takes the kernel minutes.
+# kvmext guest refuses kernels that count on what is in free pages: with KASAN, and with
+# debug_pagealloc. No distribution ships them. The emulated machine itself is the guest:
+# to be a guest of it takes such a kernel minutes.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 out=$(mktemp -d)

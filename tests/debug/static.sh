@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The series adds no warning of sparse (C=1), nor of gcc with W=1, to what KVM's own
-# files have: KVM is built without the series and with it, and the warnings compared.
+# files have. KVM is built without the series and with it, and the warnings are
+# compared.
 #
 # A series that passed is not built again until it, the kernel or the tools change.
 set -u

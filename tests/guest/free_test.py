@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Migrate a guest that tells its free pages, and look at every page it holds at the destination.
+"""A guest under skip_free that takes, frees and writes memory while it migrates has every page at the
+destination.
 
 Runs in the test machine. --runs N (2) migrations of one guest, from QEMU to QEMU, that takes, frees and writes
 memory at full speed on all vCPUs all the while, under skip_free, every other one with what is free zeroed and

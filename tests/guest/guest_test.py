@@ -1,6 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""kvmext guest in a Linux guest; runs in the test machine, prints TAP.
+"""The agent of a Linux guest, kvmext guest, knows the free pages whatever the guest does with its
+memory.
+
+Runs in the test machine, prints TAP.
 
 Whatever the guest does with its memory, no page that is in use is ever taken for free, and those that
 are free are known. That is what the tool's own check says, which looks at the kernel's pages; and what

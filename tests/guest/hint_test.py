@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""kvmext hint beside a VM and an agent that behaves in all sorts of ways; runs in the test machine, prints TAP.
+"""kvmext hint is right beside a VM whose agent answers, does not answer, or answers nonsense.
+
+Runs in the test machine, prints TAP.
 
 The agent is a stand-in: its area is not in the guest's memory, so that the policy finds it "foreign" while the
 agent is trusted, and counts "no_lease" while it is not. One of the two grows with each harvest, the other stands.

@@ -1,6 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""The live-migration test of `make test`; runs in the test machine, prints TAP.
+"""A Linux guest in QEMU migrates under converge. One migration is cancelled midway, the next one
+arrives.
+
+Runs in the test machine, prints TAP.
 
 One guest, migrated twice under converge: the first time it is cancelled midway, the second
 time it has to arrive. Nothing here depends on how fast the machine is: limits are wide, and

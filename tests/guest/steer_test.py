@@ -1,6 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""The steering test of `make test`; runs in the test machine, prints TAP.
+"""kvmext steer decides which vCPU of a Linux guest gets a packet. The guest has virtio and a tap of
+several queues.
+
+Runs in the test machine, prints TAP.
 
 A busy process shares the CPU of vCPU 1, vCPU 0 has one for itself. Who got a packet is what the
 guest says. Only shares and orders are judged, no times: they hold however slow the machine is.

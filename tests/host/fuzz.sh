@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What fuzzing found worth keeping, run once more with sanitizers (gcc's, so this
-# needs no more than the build).  `make fuzz` looks for more.
+# What fuzzing found worth keeping passes with sanitizers. They are gcc's, so this needs
+# no more than the build. `make fuzz` looks for more.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 log=build/fuzz/replay.log

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# make uninstall and make modules_uninstall take away all that make install and
-# make modules_install put into a folder. What is installed works, and nothing of the
-# tests is fetched or installed.
+# make uninstall and make modules_uninstall take away all that make install and make
+# modules_install put into a folder. What is installed works. Nothing of the tests is
+# fetched or installed.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk

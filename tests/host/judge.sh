@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The judge of kernel logs: one line of each kind of splat fails a run and is named,
-# lines that only look like one do not.  (test-debug provokes the real ones.)
+# The judge of kernel logs fails a run for one line of each kind of splat, and names the
+# line. It passes lines that only look like one. test-debug provokes real splats.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 tmp=$(mktemp -d)

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The gate that KVM's selftests are run in lets nothing through: stand-ins for
-# tests, which end in each way there is, on stock modules and on ours with noop.
+# The gate that KVM's selftests are run in lets nothing through. Stand-ins for tests end
+# in each way there is, on stock modules and on ours with noop.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 dir=build/selftests/gate

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What a kernel that is locked down bars, as Secure Boot has it do: modules that are not
-# signed, not policies; at its second level also whatever reads the kernel's memory by BPF.
-# doctor says it, and each command that cannot run.
+# A kernel that is locked down, as by Secure Boot, bars modules that are not signed, not
+# policies. At its second level it also bars BPF that reads the kernel's memory. doctor
+# says so, and each command that cannot run.
 #
 # In a machine of its own, never on this one, since nothing undoes it.
 cd "$(dirname "$0")/../.." || exit 1

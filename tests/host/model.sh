@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The order on which skip_free rests, checked by spin in all of its interleavings; and that
-# the model finds what is wrong where something is.
+# The order on which skip_free rests is right in all of its interleavings, which spin
+# checks. The model finds what is wrong where something is.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 tmp=$(mktemp -d)

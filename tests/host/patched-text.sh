@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The emulator runs kernel text as it is when it was patched, and loading FPU state on one
-# CPU does not touch a guest on another (tests/machine/qemu.patch).  Stock modules, so that
-# nothing of ours is in it; with --emulator packaged both fail.
+# The emulator runs kernel text as it is when it was patched. Loading FPU state on one
+# CPU does not touch a guest on another (tests/machine/qemu.patch). The modules are
+# stock, so that nothing of ours is in it. With --emulator packaged both fail.
 #
 # An emulator that passed is not tried again until it, the kernel or the machine changes.
 cd "$(dirname "$0")/../.." || exit 1

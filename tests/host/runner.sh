@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The runner counts a build that fails, and its guess of the time left is right with
-# nothing remembered, with something, and with a file that is none.
+# The runner counts a build that fails. Its guess of the time left is right with nothing
+# remembered, with something, and with a file that is none.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL TESTS QUICK

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Every patch of the series: applies with no fuzz, passes checkpatch --strict, and
-# the modules build after it, alone and without a warning.
+# Every patch of the series applies with no fuzz and passes checkpatch --strict. The
+# modules build after it, alone and without a warning.
 #
 # A series that passed once is not built again until it, the kernel, the compiler or this
 # test changes.

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the tracers take for 4,096 vCPUs and a VM of 1 TiB, both simulated in their own
-# maps, on this machine's kernel: bounded, as kvmext(8) says.
+# The tracers take bounded memory for 4,096 vCPUs and a VM of 1 TiB, as kvmext(8) says.
+# Both are simulated in the tracers' own maps, on this machine's kernel.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

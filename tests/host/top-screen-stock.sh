@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext top on a terminal, and kvmext dirty, where kvm_ext's modules are not: an emulated host with the distribution's own.
+# kvmext top on a terminal, and kvmext dirty, work where kvm_ext's modules are not: on
+# an emulated host with the distribution's own.
 cd "$(dirname "$0")/../.." || exit 1
 exec tests/machine/run --modules stock -- tests/tool/top_screen_test.sh

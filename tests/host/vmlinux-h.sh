@@ -1,10 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# vmlinux.h in git is what the series gives.  For the kernel that its first line
-# names: to the byte.  Another point release has other types in it, so there the
-# tables and what we export must read the same, and every policy must compile
-# with the header of that kernel (libbpf finds fields by name when it loads).
+# vmlinux.h in git is what the series gives, to the byte for the kernel that its first
+# line names. Another point release has other types in it. There the tables and what we
+# export must read the same. Every policy must compile with that kernel's header (libbpf
+# finds fields by name when it loads).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 . build/config.mk

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# top, trace and hist on this machine's own KVM and kernel, whatever they are, against a
-# guest that goes to user space a known number of times.  On a KVM that does not tell its
-# exits (none of the vendors' modules, as on a paravirtual host) those are all there is.
+# top, trace and hist work on this machine's own KVM and kernel. The guest goes to user
+# space a known number of times. A KVM that does not tell its exits, as on a paravirtual
+# host, has no others.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# KVM with the series builds also where an option is off that its code leans on, with
-# W=1 and without a warning: CONFIG_KVM_EXT (so that every hook has its stub; 32-bit KVM
-# is always so) and CONFIG_KVM_SMM.
+# KVM with the series builds also where an option is off that its code uses, with W=1
+# and without a warning. CONFIG_KVM_EXT is off so that every hook has its stub; 32-bit
+# KVM is always so. The other option is CONFIG_KVM_SMM.
 #
 # A series that passed is not built again until it, the kernel, the compiler or this test
 # changes.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The core that every table shares: places, attach, update and detach, what
- * ends with whom, and the safety net.
+ * The core that every table shares works: places, attach, update, detach, lifetimes and
+ * the safety net.
  */
 #include <sched.h>
 #include <sys/prctl.h>

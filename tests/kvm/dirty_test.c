@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The dirty log and a policy's say in it: that it can leave pages out, put none in and lose
- * none, whatever it answers and however it ends; and when skip_free believes the guest.
+ * A policy can leave pages out of the dirty log. It can neither put pages in nor lose
+ * any, whatever it answers and however it ends. Also: when skip_free believes the
+ * guest.
  */
 #include "free_area.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Nothing grows: ten thousand times attach, switch and detach, and a hundred
- * loads with pins, leave memory and BPF objects where they were.
+ * Nothing grows. After ten thousand times attach, switch and detach, and a hundred
+ * loads with pins, memory and BPF objects are where they were.
  *
  * Other things move memory too, but a leak leaves something behind each time.  So
  * after some cycles to warm up, no slab cache may grow by an object in

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Interrupt routing: what a policy is asked about, that its answers cannot send
- * an interrupt where the guest did not, and that none is lost or taken twice.
+ * A policy is asked about the right interrupts. Its answers cannot send an interrupt to
+ * a vCPU that the guest did not allow. No interrupt is lost or taken twice.
  *
  * Each interrupt is waited for, until the guest has sent its EOI, before the next
  * is sent, so that two do not become one in an IRR.  What KVM's local APICs accepted

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Blocked or not, a guest has its interrupts when it would have them without a policy, within
- * 1 ms: the timer of its APIC, what its other vCPUs send, what the host and devices send, NMIs.
- * And it is not blocked where it holds one off itself.
+ * A guest takes its interrupts within 1 ms of when it would without a policy, blocked
+ * or not. They come from its APIC's timer, its other vCPUs, the host and devices, and
+ * include NMIs. A guest that holds an interrupt off itself is not blocked.
  *
  * By the guest's own clock.  The best of some times counts, because the machine is an
  * emulated one and busy; a block of 100 ms that nothing ended would show in the best one too.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The throttle with a nested guest: vCPU 1 is a small hypervisor, whose guest
- * writes the memory under test by other addresses than that hypervisor's own;
- * vCPU 0 is a plain guest.  What the nested guest dirties is the hypervisor's
- * memory, its vCPU's doing, and that vCPU's to be blocked for.
+ * The throttle charges a nested guest's writes to the vCPU that runs it, and blocks
+ * that vCPU. vCPU 1 is a small hypervisor. Its guest writes the memory under test
+ * through other addresses than the hypervisor's own. vCPU 0 is a plain guest.
  */
 #include "harness.h"
 #include "ext.h"

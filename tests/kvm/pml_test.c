@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The throttle where the CPU logs writes (Intel's PML): they take no exit, so a vCPU is
- * charged when KVM reads the log, at the next exit; at the latest when 512 pages are in it.
- * throttle_test has guests that leave after each write, here they do not.
+ * The throttle works where the CPU logs writes (Intel's PML) and they take no exit. KVM
+ * charges a vCPU when it reads the log: at the next exit, or when 512 pages are in it.
+ * Guests of throttle_test exit after each write, here they do not.
  *
  * Machines: intel
  */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Interrupts that devices post: the path of kvm_irq_ops through the irq bypass, from the
- * device to the vCPU that a policy chose, without KVM on the way.
+ * Interrupts that devices post go to the vCPU that a policy chose, without KVM on the
+ * way. This is the path of kvm_irq_ops through the irq bypass.
  *
  * posted.ko stands for device and IOMMU, see there.  vCPU 0 and 1 on CPU 0 and 1; this
  * program on CPU 0, so that vCPU 0 is preempted again and again and vCPU 1 is not.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Exits answered on the spot: that a guest cannot tell, that nobody waits for the end
- * of a row, and that a policy's answers go no further than is safe.
+ * A guest cannot tell that an exit was handled in the fastpath. Nobody waits for the
+ * end of consecutive re-entries. A policy's answers go no further than is safe.
  *
  * The same instructions run without a policy and with one; what they leave in registers,
  * the faults they raise and the exits to user space they take have to be the same.

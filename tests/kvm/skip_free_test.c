@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * With skip_free a guest that allocates, writes and frees as fast as it can finds all of
- * its memory after each of a hundred migrations; and one that says too late what it uses
- * does not.  tests/model/free.pml is the argument why.
+ * With skip_free a guest that allocates, writes and frees as fast as it can keeps its
+ * memory through a hundred migrations. A guest that says too late what it uses does
+ * not. tests/model/free.pml is the argument why.
  *
  * Machines: amd; intel
  * Files: build/bpf/skip_free.bpf.o

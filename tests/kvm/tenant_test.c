@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * One tenant cannot reach another: while one VM does its worst, from inside and
- * from its VMM, the policy of another goes on, its counts are right, and attach,
- * switch, detach and the kill switch take no longer than while it behaves.
+ * One tenant cannot reach another. While one VM does its worst, from inside and from
+ * its VMM, the policy of another goes on and its counts are right. Attach, switch,
+ * detach and the kill switch take no longer than while it behaves.
  */
 #include <sched.h>
 #include <sys/eventfd.h>

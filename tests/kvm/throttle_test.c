@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The throttle: who is blocked, for how long at most, what ends a block, and
- * that the dirty accounting is KVM's own.
+ * The throttle blocks the vCPUs that a policy names, up to the limit, and ends blocks
+ * early where it must. The dirty accounting is KVM's own.
  *
  * Times: the kernel promises the shortest run and the longest block, so those
  * are exact here; how soon a block ends is measured some times over and the best

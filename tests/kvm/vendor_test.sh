@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A kvm.ko with policies and a vendor module without, or the other way round, never load
-# together. They disagree about struct kvm_vcpu, and the first guest would hang the host.
+# A kvm.ko with policies and a vendor module without never load together, nor the other
+# way round. They disagree about struct kvm_vcpu, and the first guest would hang the
+# host.
 #
 # A kernel with symbol versions (MODVERSIONS) finds out by itself. Debian's 7.x has none:
 # a module that is loaded by force, its versions ignored, is what all are there.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The tests' own guests, with no policy: what the other tests take for granted
- * about tests/lib/vm.h and about KVM's dirty log.  Runs on any KVM.
+ * The tests' own guests work with no policy. The other tests take this for granted
+ * about tests/lib/vm.h and about KVM's dirty log. Runs on any KVM.
  *
  * Machines: amd; intel; intel pml=0
  */

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The worst answers a policy can give, through the tool, with a guest running: who
-# asks for it is ejected with a reason that a person can read, the rest is clamped or
-# refused, and the guest goes on in each case.
+# A guest goes on under the worst answers that a policy can give, loaded through the
+# tool. A policy that gives up is ejected with a reason that a person can read. Other
+# answers are clamped or refused.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

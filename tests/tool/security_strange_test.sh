@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What strangers leave for root to find: folders and links in bpffs, names, texts
-# and objects.  The tool neither trusts nor obeys it.
+# The tool neither trusts nor obeys what strangers leave for root to find: folders and
+# links in bpffs, names, texts and objects.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Who may not, cannot: neither with kvmext nor by hand.  What is tried by hand is
-# also done by root at the end, so that none of it fails for another reason.
+# Users without rights can do nothing, neither with kvmext nor by hand. At the end root
+# does by hand what they tried, so that none of it fails for another reason.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool and bad input: exit codes, one line that says what to do, and what was
-# loaded stays as it was.
+# Bad input ends with its exit code and one line that says what to do. What was loaded
+# stays as it was.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

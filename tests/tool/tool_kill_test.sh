@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool when things go wrong meanwhile: it is killed at any step, the VM exits,
-# two of it run at once.
+# The tool leaves nothing half done when killed at any step, when the VM exits meanwhile,
+# and when two of it run at once.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

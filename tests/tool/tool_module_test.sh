@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool with other kvm modules: none, one without BTF, the distribution's.
+# The tool copes with other kvm modules: none, one without BTF, and the distribution's.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# What the tool prints: names in UTF-8 as they are, one JSON document a command, one line an
-# error; its version and that of the modules; VMs that a policy was taken from.
+# The tool prints names in UTF-8 as they are, one JSON document a command and one line
+# an error. It prints its version and that of the modules, and the VMs that a policy was
+# taken from.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

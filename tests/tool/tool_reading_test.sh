@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Commands that read change nothing, whatever they meet: a pin that cannot be read for a
+# Commands that read change nothing, whatever they meet. A pin that cannot be read for a
 # passing reason is not one that is gone.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# With the capabilities that the manual names and no other, the tool works, for VMs of
-# other users too; with fewer it says which it lacks.  In a pid namespace, where VMs have
-# other ids than in the kernel's records, it says so.
+# The tool works with only the capabilities that the manual names, also for VMs of other
+# users. With fewer it says which it lacks. In a pid namespace VMs have other ids than
+# in the kernel's records, and it says so.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool with policies of several tables: the same name, for the same VMs.
+# The tool tells policies of several tables apart that have the same name and are for
+# the same VMs.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

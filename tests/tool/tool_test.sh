@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The tool, on a host with kvm_ext's modules: every command at work.
+# Every command of the tool works on a host with kvm_ext's modules.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

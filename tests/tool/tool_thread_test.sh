@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A VM is named by its VMM's process everywhere, also if a thread made it that is long
-# gone; and a thread's id given in its place is an error at once.
+# A VM is named by its VMM's process everywhere, also if a thread that is long gone made
+# it. A thread's id in its place is an error at once.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# A variable that is offered is read and written where the policy has it, in whichever
-# section that is.
+# A variable that a policy offers is read and written where the policy has it, in
+# whichever section that is.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

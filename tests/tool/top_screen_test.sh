@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext top on a terminal, and kvmext dirty: both agree with what VMs say they did.
+# kvmext top on a terminal, and kvmext dirty, agree with what VMs say they did.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/tool/top.sh
 

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext top shows what VMs did that say what they did, and refuses what cannot be.
-# On stock modules everything that needs no policy.
+# kvmext top agrees with what VMs say they did, and refuses what cannot be. On stock
+# modules it runs all that needs no policy.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/tool/top.sh
 

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext trace and hist against a guest that leaves a known number of times, and
-# against KVM's own counts.  Runs on any KVM; without kvm_ext's modules what
-# concerns policies is left out.
+# kvmext trace and hist agree with a guest that exits a known number of times, and with
+# KVM's own counts. Runs on any KVM. Without kvm_ext's modules it leaves out what
+# concerns policies.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext trace, hist and top on the Intel machine, against a guest that leaves a
-# known number of times and against KVM's own counts: VMX has exits, names and hooks
-# of its own.  For busybox's shell, which is what that machine has.
+# kvmext trace, hist and top agree on the Intel machine with a guest that exits a known
+# number of times, and with KVM's own counts. VMX has exits, names and hooks of its own.
+# This is for busybox's shell, which that machine has.
 #
 # Machines: intel
 # Files: build/kvmext build/tests/tool/vmexits

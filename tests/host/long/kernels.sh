@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The series applies to every linux-source-6.12 that Debian 12 and 13 offer, with fuzz 0,
-# or with fuzz 1 and a word about it; a kernel that it is not for is refused by name.
+# The series applies to every linux-source-6.12 that Debian 12 and 13 offer, with fuzz
+# 0, or with fuzz 1 and a warning. A kernel that it is not for is refused by name.
 #
 # What Debian offers is asked once, and again after make update.  Sources that are not in
 # the cache are downloaded, 150 MB each.
