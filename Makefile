@@ -198,7 +198,7 @@ build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 
 -include $(wildcard build/bpf/*.d build/user/*.d build/tests/*/*.d build/tests/*/*/*.d)
 
-# `make test TESTS='a b'` runs only those; names as in tests/ and tests/host/.
+# `make test TESTS='a b'` runs only those; names as in tests/README.md.
 # KVMEXT_HOST=native: on this machine, whose kernel runs the series' modules.
 # MACHINE=amd, MACHINE=intel: on that machine alone.
 # QUICK=1: what tests/run names in QUICK, on the AMD machine.
