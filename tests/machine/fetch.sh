@@ -12,7 +12,8 @@
 #   tests/machine/fetch.sh update        pin the newest QEMU again
 #   tests/machine/fetch.sh sources       get KVM's part of every linux-source-6.12 that Debian 12
 #                                        and 13 offer; print a line "VERSION FOLDER" for each
-#   tests/machine/fetch.sh trixie        make a Debian 13 folder that can build and test; print its path
+#   tests/machine/fetch.sh trixie [build]   make a Debian 13 folder that can build and test,
+#                                        or only build; print its path
 #
 # Runs after kernel-patches/build/setup.sh, on the same cache.
 cd "$(dirname "$0")/../.."
@@ -191,7 +192,8 @@ get_trixie() {
 
 qemu_pin=$cache/pin-qemu-$codename
 if [ "${1-}" = trixie ]; then
-	all_packages="$(kernel-patches/build/setup.sh packages) $packages $trixie_packages"
+	all_packages=$(kernel-patches/build/setup.sh packages)
+	[ "${2-}" = build ] || all_packages+=" $packages $trixie_packages"
 	folder=trixie-$(printf '%s' "$recipe$all_packages" | sha256sum | cut -c1-8)
 	[ "$(id -u)" = 0 ] || die "a Debian 13 folder can be made and used by root only"
 	check_packages mmdebstrap >&2
