@@ -4,7 +4,7 @@
 # Build the debug kernel and lay it out as Debian's packages do, so that the
 # modules, the machine and the tests use it as they use the packaged one.
 #
-#   kernel-patches/debug.sh SOURCE KREL DIR
+#   kernel-patches/build/debug.sh SOURCE KREL DIR
 #
 # DIR gets what linux-image, linux-headers and linux-kbuild would put there, and
 # boot/vmlinux-KREL, with debug information, for scripts/faddr2line and gdb.
