@@ -2,8 +2,9 @@
 #
 # kvm_ext: sched_ext for KVM.  `make help` lists the targets.
 #
-# New sources are found by name: user/*.c, bpf/*.bpf.c, tests/{kvm,tool,guest,bench,chaos}/*.c,
-# tests/kvm/probes/*.bpf.c and tests/tool/bad/*.bpf.c need no line here.
+# New sources are found by name: user/*.c, user/*.bpf.c, bpf/*.bpf.c,
+# tests/{kvm,tool,guest,bench,chaos}/*.c, tests/kvm/probes/*.bpf.c and tests/tool/bad/*.bpf.c
+# need no line here.
 
 # The configuration for an installed kernel (KREL=...) or for the debug kernel
 # (KERNEL=debug) does not disturb the pinned one.
@@ -153,11 +154,11 @@ build/%.skel.h: build/%.bpf.o
 
 CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
-	-I. -Iuser -Ibpf -Ibuild -isystem $(LIBBPF_INC)
-# What of bpf/ is a part of the tool, no policy.
-tool_bpf := mark top dirty trace hist steer guest look
+	-I. -Ibuild -isystem $(LIBBPF_INC)
 USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz -lm
-user_src := $(wildcard user/*.c)
+# The BPF of the tool itself lies beside the C that loads it.
+tool_bpf := $(wildcard user/*.bpf.c)
+user_src := $(filter-out $(tool_bpf),$(wildcard user/*.c))
 user_obj := $(user_src:%.c=build/%.o)
 
 tools: $(if $(user_src),build/kvmext)
@@ -167,10 +168,11 @@ build/kvmext: $(user_obj) $(LIBBPF_A)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(USER_LIBS)
 
 # Not yet in a .d file when they are needed first.
-skels := $(tool_bpf:%=build/bpf/%.skel.h)
+skels := $(tool_bpf:%.bpf.c=build/%.skel.h)
 $(user_obj): | $(skels)
 
-build/user/%.o: user/%.c $(CONFIG)
+# For these alone: build/user/%.o would take the BPF objects, too.
+$(user_obj): build/%.o: %.c $(CONFIG)
 	$(say) CC $@
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(USER_CFLAGS) -MMD -MP -c $< -o $@
@@ -185,8 +187,8 @@ test_progs := $(patsubst %.c,build/%,$(wildcard $(foreach d,kvm tool guest bench
 # The first process of a guest has no libraries.
 $(filter %_init,$(test_progs)): TEST_CFLAGS += -static
 # It looks into the maps of top.
-build/tests/tool/vmcrowd: build/bpf/top.skel.h
-build/tests/tool/mapcrowd: build/bpf/dirty.skel.h
+build/tests/tool/vmcrowd: build/user/top.skel.h
+build/tests/tool/mapcrowd: build/user/dirty.skel.h
 
 # All that tests/run and tests/machine/run take, but for the Intel machine.
 tests-build: all $(test_progs) $(test_policies) machine-amd
@@ -290,18 +292,17 @@ include tests/fuzz/build.mk
 # --- install ----------------------------------------------------------------
 
 PREFIX ?= /usr/local
-shipped := $(filter-out $(tool_bpf:%=build/bpf/%.bpf.o),$(policies))
 man_pages := $(wildcard user/*.[1-9])
 # All that install puts below PREFIX, and uninstall takes away.
 installed := sbin/kvmext $(foreach m,$(man_pages),share/man/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
-	$(shipped:build/bpf/%=share/kvmext/%)
+	$(policies:build/bpf/%=share/kvmext/%)
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)
 	$(Q)install -D build/kvmext $(DESTDIR)$(PREFIX)/sbin/kvmext
 	$(Q)for m in $(man_pages); do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${m##*.} $$m || exit 1; done
-	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/kvmext $(shipped)
+	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/kvmext $(policies)
 
 # Folders that others may use stay, empty or not.
 uninstall:

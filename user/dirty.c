@@ -15,7 +15,7 @@
 #include "dirty.h"
 #include "look.h"
 
-#include "bpf/dirty.skel.h"
+#include "user/dirty.skel.h"
 
 #define TIMES 60 /* columns of the heat map at most */
 #define RANGES 16 /* rows */

@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bpf/look.h"
+#include "look.h"
 
 #define NOBODY 65534
 

@@ -2,7 +2,7 @@
 /*
  * kvmext guest: the agent that runs in a guest and keeps the host told which pages are free.
  *
- * bpf/guest.bpf.c keeps the bits, bpf/free.h has the words on the line.  Map and links are pinned, so
+ * user/guest.bpf.c keeps the bits, bpf/free.h has the words on the line.  Map and links are pinned, so
  * that the bits stay right while nobody answers the host; it stops believing them by itself then.
  * A guest that is suspended does not answer either, nor does it allocate.
  */
@@ -28,8 +28,8 @@
 #include <unistd.h>
 
 #include "bpf/free.h"
-#include "bpf/guest.h"
-#include "bpf/guest.skel.h"
+#include "guest.h"
+#include "user/guest.skel.h"
 
 #define PAGE 4096
 /* Own pace: a look at all bits so often, this much at one go */

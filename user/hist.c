@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "bpf/hist.skel.h"
+#include "user/hist.skel.h"
 
 #define BAR 40
 

@@ -5,7 +5,7 @@
 
 #include <linux/types.h>
 
-#include "bpf/trace.h"
+#include "trace.h"
 #include "kvmext.h"
 
 enum hook { HOOK_NONE, HOOK_NOT_HERE, HOOK_TP_BTF, HOOK_TP, HOOK_FENTRY };
@@ -17,7 +17,7 @@ bool hook_tp(const char *group, const char *name);
 bool hook_fentry(const char *module, const char *func);
 /* hook_type - KVM or the kernel has this struct */
 bool hook_type(const char *name);
-/* foreign_kvm - neither vendor's module: kvm_exit may be silent (bpf/watch.bpf.h) */
+/* foreign_kvm - neither vendor's module: kvm_exit may be silent (user/watch.bpf.h) */
 bool foreign_kvm(void);
 /* hook_exit - how to learn why a vCPU exited; @how is for people */
 enum hook hook_exit(const char **how);

@@ -579,7 +579,7 @@ int policy_inside(const struct policy *p, struct inside *in);
 /* policy_map - a descriptor of its map of that name (or section, with its dot), or -1 */
 int policy_map(const struct policy *p, const char *name);
 
-/* --- vms.c: VMs and vCPUs as bpf/top.bpf.c counts them --- */
+/* --- vms.c: VMs and vCPUs as user/top.bpf.c counts them --- */
 
 /* Programs that may be missing, each with the figures that hang on it */
 enum vms_hook_id {

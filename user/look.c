@@ -9,7 +9,7 @@
 
 #include "look.h"
 
-#include "bpf/look.skel.h"
+#include "user/look.skel.h"
 
 static int read_vms(int iter, int (*fn)(const struct look_vm *vm, void *arg), void *arg)
 {

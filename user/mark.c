@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "bpf/mark.skel.h"
+#include "user/mark.skel.h"
 
 struct mark_args {
 	const char *cmd;
@@ -12,7 +12,7 @@ struct mark_args {
 	long vcpu;
 };
 
-/* As the program in bpf/mark.bpf.c declares it. */
+/* As the program in user/mark.bpf.c declares it. */
 struct mark_ctx {
 	uint32_t pid;
 	uint32_t vcpu_id;

@@ -16,8 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bpf/steer.h"
-#include "bpf/steer.skel.h"
+#include "steer.h"
+#include "user/steer.skel.h"
 
 /* Below that, packets of one poll of the back end would be split. */
 #define GAP_MIN_US 10

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "bpf/trace.skel.h"
+#include "user/trace.skel.h"
 
 #define BUFFER_KIB 4096 /* of all CPUs together, but so much each at least: */
 #define BUFFER_KIB_CPU 256

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * VMs and vCPUs as the programs of bpf/top.bpf.c count them, on any kernel with
+ * VMs and vCPUs as the programs of user/top.bpf.c count them, on any kernel with
  * BTF.  What comes is met by its first exit; what goes is let go, and its slot
  * used again.
  */
@@ -15,7 +15,7 @@
 
 #include "top.h"
 
-#include "bpf/top.skel.h"
+#include "user/top.skel.h"
 
 /**
  * struct vcpu_priv - a slot and what it held before

@@ -24,7 +24,7 @@ if [ "$made_for" = "$KVER" ]; then
 fi
 
 ours() { awk '/^(struct|enum) kvm_(ext|throttle|dirty_source)[a-z_]* \{/,/^\}/' "$1"; grep -E 'extern .*kvm_(ext|throttle)' "$1"; }
-policies=(bpf/*.bpf.c)
+policies=(bpf/*.bpf.c user/*.bpf.c)
 echo "# vmlinux.h was made for $made_for; this is $KVER, where it is not compared byte by byte"
 echo 1..$((1 + ${#policies[@]}))
 failed=0

@@ -273,7 +273,7 @@ static inline int ext_mark(pid_t pid, __u32 vcpu, bool on)
 	int ret;
 
 	if (!prog) {
-		struct bpf_object *obj = ext_open("bpf/mark.bpf.o");
+		struct bpf_object *obj = ext_open("user/mark.bpf.o");
 
 		if (!obj)
 			return -ENOENT;

@@ -3,7 +3,7 @@
  * One page of a guest that migrates, and who says whether it is free.
  *
  *	guest	takes the page out of the buddy allocator, says so, writes, reads, puts it
- *		back, over and over, in the order of bpf/guest.bpf.c's hooks
+ *		back, over and over, in the order of user/guest.bpf.c's hooks
  *	scan	kvmext guest, looking for free pages that the hooks did not see, in the
  *		same guest: it stands still when the guest does
  *	host	KVM and a VMM: write-protects, copies, takes the log, asks skip_free, leaves

@@ -6,7 +6,7 @@
  *   byhand link|map|prog ID    the same by its id
  *   byhand update LINK OPS     put the table pinned at OPS in force by the link at LINK
  *   byhand load FILE           a policy: load, attach, and at once end it
- *   byhand mark PID VCPU       run the program that marks (build/bpf/mark.bpf.o)
+ *   byhand mark PID VCPU       run the program that marks (build/user/mark.bpf.o)
  *
  * Prints "done" and exits with 0, or prints the error's name and exits with 1.
  */
@@ -64,7 +64,7 @@ static int mark(uint32_t pid, uint32_t vcpu)
 		uint32_t pid, vcpu, on;
 	} ctx = { pid, vcpu, 1 };
 	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx));
-	struct bpf_object *obj = bpf_object__open_file("build/bpf/mark.bpf.o", NULL);
+	struct bpf_object *obj = bpf_object__open_file("build/user/mark.bpf.o", NULL);
 	struct bpf_program *prog;
 	int err;
 

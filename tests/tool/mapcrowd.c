@@ -20,9 +20,9 @@
 
 #include "maps.h"
 
-#include "bpf/dirty.h"
-#include "bpf/dirty.skel.h"
-#include "bpf/trace.h"
+#include "user/dirty.h"
+#include "user/dirty.skel.h"
+#include "user/trace.h"
 
 #define VCPUS 4096
 #define CHUNKS (1ull << (40 - 12 - DIRTY_CHUNK_SHIFT))

@@ -19,8 +19,8 @@
 
 #include "maps.h"
 
-#include "bpf/top.h"
-#include "bpf/top.skel.h"
+#include "user/top.h"
+#include "user/top.skel.h"
 
 #define MEM 0x2000
 #define CODE 0x1000

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bpf/steer.bpf.c and kvmext steer agree on. */
+/* What user/steer.bpf.c and kvmext steer agree on. */
 #ifndef __KVMEXT_STEER_H
 #define __KVMEXT_STEER_H
 

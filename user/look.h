@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bpf/look.bpf.c says of a VM and user/look.c reads. */
+/* What user/look.bpf.c says of a VM and user/look.c reads. */
 #ifndef __KVMEXT_LOOK_H
 #define __KVMEXT_LOOK_H
 

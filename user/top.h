@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bpf/top.bpf.c counts for a vCPU, as user/vms.c reads it from the mapped array. */
+/* What user/top.bpf.c counts for a vCPU, as user/vms.c reads it from the mapped array. */
 #ifndef __KVMEXT_TOP_H
 #define __KVMEXT_TOP_H
 

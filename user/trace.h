@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What the tracers in bpf/ and the tool that shows their events agree on. */
+/* What the tracers and the tool that shows their events agree on. */
 #ifndef __KVMEXT_TRACE_H
 #define __KVMEXT_TRACE_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bpf/guest.bpf.c and kvmext guest agree on. */
+/* What user/guest.bpf.c and kvmext guest agree on. */
 #ifndef __KVMEXT_GUEST_H
 #define __KVMEXT_GUEST_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What bpf/dirty.bpf.c collects and user/dirty.c reads. */
+/* What user/dirty.bpf.c collects and user/dirty.c reads. */
 #ifndef __KVMEXT_DIRTY_H
 #define __KVMEXT_DIRTY_H
 
