@@ -383,7 +383,7 @@ static int start(void)
 	err = load(fentry);
 	if (err) {
 		errno = -err;
-		return load_error("dirty");
+		return tracer_load_error("dirty");
 	}
 	return OK;
 }

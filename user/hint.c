@@ -49,7 +49,7 @@
 enum { OPT_SOCKET = 0x300, OPT_ZERO };
 
 struct hint_args {
-	struct run run;
+	struct tracer tracer;
 	const char *port;
 	int64_t zero;
 };
@@ -133,13 +133,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		return fail_usage("hint", "'%s' is not expected", arg), EINVAL;
 	case ARGP_KEY_END:
-		if (!a->run.filter.vm)
+		if (!a->tracer.filter.vm)
 			return fail_usage("hint", "--vm PID is needed"), EINVAL;
 		if (!a->port)
 			return fail_usage("hint", "--port SOCKET is needed"), EINVAL;
 		return 0;
 	}
-	return run_option(&a->run, key, arg);
+	return tracer_option(&a->tracer, key, arg);
 }
 
 static const struct argp_option options[] = {
@@ -164,9 +164,9 @@ static void show(struct hint *h, const char *event, const char *reason, int64_t 
 	if (g.json) {
 		j_open(NULL, '{');
 		j_str("event", event);
-		j_num("vm", h->a->run.filter.vm);
+		j_num("vm", h->a->tracer.filter.vm);
 		j_str("state", state_names[h->state]);
-		j_real("seconds", run_seconds(&h->a->run));
+		j_real("seconds", tracer_seconds(&h->a->tracer));
 		j_num("frames", h->pfns);
 		j_num("skipped", counter(&h->lease->skipped));
 		j_num("sent", counter(&h->lease->sent));
@@ -289,7 +289,7 @@ static uint32_t ops_of(uint32_t link_id)
 /* Why the policy serves this VM no more, or NULL; to be freed */
 static char *why_gone(const struct hint *h)
 {
-	uint32_t vm = h->a->run.filter.vm;
+	uint32_t vm = h->a->tracer.filter.vm;
 	bool mute = fail_mute(true);
 	const struct rec *r;
 	struct state st;
@@ -328,7 +328,7 @@ static void tidy_areas(int areas_fd)
 static int open_lease(struct hint *h)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, opts, .map_flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP);
-	uint32_t vm = h->a->run.filter.vm;
+	uint32_t vm = h->a->tracer.filter.vm;
 	int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "area", 4, 8, FREE_LEASE_WORDS, &opts);
 
 	if (fd < 0)
@@ -353,7 +353,7 @@ static int open_policy(struct hint *h)
 
 	ret = policies_read(&ps);
 	if (ret == OK)
-		ret = find_policy(&ps, h->a->run.filter.vm, &p);
+		ret = find_policy(&ps, h->a->tracer.filter.vm, &p);
 	if (ret != OK)
 		return ret;
 	h->link_id = p->link_id;
@@ -558,7 +558,7 @@ static bool pace(struct hint *h)
 	/* The policy looks at the time itself; this is for people. */
 	if (h->state == S_TRUSTED && h->lease->until <= now)
 		set_state(h, S_SILENT, "the guest does not answer");
-	if (h->state == S_ASKED && run_seconds(&h->a->run) > 3)
+	if (h->state == S_ASKED && tracer_seconds(&h->a->tracer) > 3)
 		set_state(h, S_SILENT, "the guest has no agent that answers: all pages are sent");
 	if (now >= h->next_ask && (!h->cookie || h->state == S_SILENT)) {
 		tell(h, "\nregister\n");
@@ -625,8 +625,8 @@ static int hint(const struct hint_args *a)
 	if (!h->gfns)
 		abort();
 	/* A policy has one area for each VM, so one of us for each. */
-	ret = lock_one("hint", a->run.filter.vm,
-		       str("another kvmext hint serves VM %u", a->run.filter.vm));
+	ret = lock_one("hint", a->tracer.filter.vm,
+		       str("another kvmext hint serves VM %u", a->tracer.filter.vm));
 	if (ret == OK)
 		ret = open_policy(h);
 	if (ret == OK)
@@ -639,15 +639,15 @@ static int hint(const struct hint_args *a)
 		j_lines();
 	/* A reader that has gone ends the run, and not us before the area is taken back. */
 	signal(SIGPIPE, SIG_IGN);
-	run_begin(&a->run);
+	tracer_begin(&a->tracer);
 	h->told = true;
-	while (open && !ferror(stdout) && run_on((struct run *)&a->run, may_read(h))) {
+	while (open && !ferror(stdout) && tracer_wait((struct tracer *)&a->tracer, may_read(h))) {
 		open = listen_on(h);
 		if (!pace(h))
 			break;
 	}
 	end_lease(h);
-	bpf_map_delete_elem(h->areas_fd, &h->a->run.filter.vm);
+	bpf_map_delete_elem(h->areas_fd, &h->a->tracer.filter.vm);
 	if (h->zero_sent)
 		tell(h, "release\n");
 	if (!open)
@@ -655,7 +655,7 @@ static int hint(const struct hint_args *a)
 	/* The last word is told, however much was said before. */
 	h->tells.left++;
 	tell_state(h);
-	run_end(&a->run);
+	tracer_end(&a->tracer);
 	show(h, "end", NULL, -1);
 	return OK;
 }
@@ -669,7 +669,7 @@ int cmd_hint(int argc, char **argv)
 		"In the guest kvmext guest runs.  Without an answer from it within a second, or with "
 		"this command ended, all pages are sent.  What --zero does need not be undone.";
 	struct hint_args a = {
-		.run = { .cmd = "hint", .filter = { .vcpu = NO_VCPU } },
+		.tracer = { .cmd = "hint", .filter = { .vcpu = NO_VCPU } },
 		.zero = -1,
 	};
 	int ret;
@@ -678,9 +678,9 @@ int cmd_hint(int argc, char **argv)
 	if (ret == OK)
 		ret = need_privilege();
 	if (ret == OK)
-		ret = run_ready(&a.run);
-	if (ret == OK && nr_vms(a.run.filter.vm) > 1)
+		ret = tracer_ready(&a.tracer);
+	if (ret == OK && nr_vms(a.tracer.filter.vm) > 1)
 		return fail(E_VM, "one VM for each process is what can be told apart",
-			    "process %u has several VMs", a.run.filter.vm);
+			    "process %u has several VMs", a.tracer.filter.vm);
 	return ret == OK ? hint(&a) : ret;
 }

@@ -32,7 +32,7 @@ static const char *const irq_states[IRQ_STATES] = {
 };
 
 struct hist_args {
-	struct run run;
+	struct tracer tracer;
 	int what;
 	bool per_vcpu;
 };
@@ -66,16 +66,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		if (a->what < 0)
 			return fail_usage("hist", "of what? exit, inject, wakeup, block or irq"),
 			       EINVAL;
-		if (a->run.reason[0] && a->what != W_EXIT)
+		if (a->tracer.reason[0] && a->what != W_EXIT)
 			return fail_usage("hist", "--reason is for exits"), EINVAL;
 		/* One that does not run and one that does have nothing in common. */
 		a->per_vcpu |= a->what == W_IRQ;
 		return 0;
 	}
-	return run_option(&a->run, key, arg);
+	return tracer_option(&a->tracer, key, arg);
 }
 
-static const struct argp_option options[] = { RUN_OPTIONS,
+static const struct argp_option options[] = { TRACER_OPTIONS,
 					      { "per-vcpu", OPT_PER_VCPU, NULL, 0,
 						"a histogram for each vCPU", 0 },
 					      {} };
@@ -246,7 +246,7 @@ static void json(const struct hist_args *a, const struct row *rows, int n,
 
 	j_open(NULL, '{');
 	j_str("what", whats[a->what].name);
-	j_real("seconds", run_seconds(&a->run));
+	j_real("seconds", tracer_seconds(&a->tracer));
 	j_num("lost", skel->bss->lost);
 	if (a->what == W_EXIT)
 		j_bool("silent", skel->bss->silent);
@@ -322,7 +322,7 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	bpf_program__set_autoload(skel->progs.svm_irq, svm);
 	bpf_program__set_autoload(skel->progs.vmx_irq, vmx);
 	bpf_program__set_autoload(skel->progs.accept, a->what == W_IRQ && !svm && !vmx);
-	memcpy((void *)&skel->rodata->filter, &a->run.filter, sizeof(a->run.filter));
+	memcpy((void *)&skel->rodata->filter, &a->tracer.filter, sizeof(a->tracer.filter));
 	skel->rodata->want_exit = a->what == W_EXIT;
 	skel->rodata->want_inject = a->what == W_INJECT;
 	skel->rodata->want_irq = a->what == W_IRQ;
@@ -345,10 +345,10 @@ static int hist(struct hist_args *a)
 	log_clear();
 	skel = hist_bpf__open();
 	if (!skel)
-		return load_error("hist");
+		return tracer_load_error("hist");
 	ret = choose(a, skel);
 	if (ret == OK && hist_bpf__load(skel))
-		ret = load_error("hist");
+		ret = tracer_load_error("hist");
 	if (ret == OK && hist_bpf__attach(skel))
 		ret = fail(E_REFUSED, "-v shows why", "cannot attach the programs of hist: %s",
 			   strerror(errno));
@@ -356,8 +356,8 @@ static int hist(struct hist_args *a)
 		hist_bpf__destroy(skel);
 		return ret;
 	}
-	run_begin(&a->run);
-	while (run_on(&a->run, -1))
+	tracer_begin(&a->tracer);
+	while (tracer_wait(&a->tracer, -1))
 		;
 	hist_bpf__detach(skel);
 	collect(skel->maps.hists, &rows);
@@ -368,12 +368,12 @@ static int hist(struct hist_args *a)
 	if (g.json) {
 		json(a, rows.row, rows.n, skel);
 	} else {
-		run_end(&a->run);
+		tracer_end(&a->tracer);
 		for (int i = 0; i < rows.n; i++)
 			show(a, &rows.row[i]);
 		say("%s: time %s, over %.1f s", whats[a->what].name, whats[a->what].about,
-		    run_seconds(&a->run));
-		run_silent(&a->run, skel->bss->silent);
+		    tracer_seconds(&a->tracer));
+		tracer_silent(&a->tracer, skel->bss->silent);
 		if (skel->bss->stray)
 			fprintf(stderr,
 				"kvmext: %" PRIu64
@@ -399,7 +399,7 @@ int cmd_hist(int argc, char **argv)
 		"(from the coming of an interrupt until its vCPU enters the guest, for each vCPU by "
 		"what it did when the interrupt came).";
 	struct hist_args a = {
-		.run = { .cmd = "hist", .filter = { .vcpu = NO_VCPU } },
+		.tracer = { .cmd = "hist", .filter = { .vcpu = NO_VCPU } },
 		.what = -1,
 	};
 	int ret;
@@ -407,6 +407,6 @@ int cmd_hist(int argc, char **argv)
 	ret = parse_args(argc, argv, options, parse, "WHAT", doc, &a);
 	if (ret != OK)
 		return ret;
-	ret = run_ready(&a.run);
+	ret = tracer_ready(&a.tracer);
 	return ret == OK ? hist(&a) : ret;
 }

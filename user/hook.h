@@ -43,18 +43,18 @@ extern const int nr_figures;
 /* figure_hook - the best way to it that this kernel has; HOOK_NOT_HERE: of other machines */
 enum hook figure_hook(const struct figure *f, const char **how);
 
-/* --- run.c: what trace and hist do alike --- */
+/* --- tracer.c: what trace and hist do alike --- */
 
 enum { OPT_REASON = 0x200, OPT_MIN_US, OPT_FOR, OPT_PERFETTO, OPT_BUFFER, OPT_PER_VCPU };
 
 /**
- * struct run - options of a tracer's run
+ * struct tracer - what the tracers have in common: options of a run
  * @cmd: the command
  * @filter: for the programs
  * @ns: how long to run, 0: until Ctrl-C
  * @reason: texts of --reason
  */
-struct run {
+struct tracer {
 	const char *cmd;
 	struct filter filter;
 	uint64_t ns;
@@ -62,7 +62,7 @@ struct run {
 };
 
 /* Of both */
-#define RUN_OPTIONS                                                                        \
+#define TRACER_OPTIONS                                                                     \
 	{ "vm", OPT_VM, "PID", 0, "only this VM, by its VMM's process id", 0 },            \
 		{ "vcpu", OPT_VCPU, "N", 0, "only this vCPU", 0 },                         \
 		{ "reason",                                                                \
@@ -75,27 +75,27 @@ struct run {
 		"for", OPT_FOR, "SEC", 0, "end after so many seconds; else with Ctrl-C", 0 \
 	}
 
-/* run_option - understand --vm, --vcpu, --reason, --min-us or --for */
-error_t run_option(struct run *r, int key, const char *arg);
-/* run_ready - all that can be refused before anything is loaded */
-int run_ready(struct run *r);
-/* run_begin - the programs are attached: say so; the time runs */
-void run_begin(const struct run *r);
+/* tracer_option - understand --vm, --vcpu, --reason, --min-us or --for */
+error_t tracer_option(struct tracer *r, int key, const char *arg);
+/* tracer_ready - all that can be refused before anything is loaded */
+int tracer_ready(struct tracer *r);
+/* tracer_begin - the programs are attached: say so; the time runs */
+void tracer_begin(const struct tracer *r);
 /**
- * run_on - wait a bit
+ * tracer_wait - wait a bit
  * @r: the run
  * @fd: return early when this can be read, or -1
  *
  * Return: false if the run is over: time, Ctrl-C, or the VM has exited.
  */
-bool run_on(struct run *r, int fd);
-/* run_end - say why it ended if it is not what was asked for */
-void run_end(const struct run *r);
-double run_seconds(const struct run *r);
-/* run_silent - say how a KVM whose kvm_exit is silent is shown, if that was so */
-void run_silent(const struct run *r, uint64_t exits);
-/* load_error - report that the programs were not loaded */
-int load_error(const char *cmd);
+bool tracer_wait(struct tracer *r, int fd);
+/* tracer_end - say why it ended if it is not what was asked for */
+void tracer_end(const struct tracer *r);
+double tracer_seconds(const struct tracer *r);
+/* tracer_silent - say how a KVM whose kvm_exit is silent is shown, if that was so */
+void tracer_silent(const struct tracer *r, uint64_t exits);
+/* tracer_load_error - report that the programs were not loaded */
+int tracer_load_error(const char *cmd);
 /* is_vmm - whether the process has a VM; remembered for a second */
 bool is_vmm(uint32_t pid);
 

@@ -385,7 +385,7 @@ void log_init(void);
 void log_clear(void);
 const char *log_text(void);
 
-/* --- env.c: what the kernel offers --- */
+/* --- host.c: what the kernel offers --- */
 
 /* kvm_btf - BTF of the kvm module (or of vmlinux if it is built in), NULL if none; cached */
 struct btf *kvm_btf(void);
@@ -471,7 +471,7 @@ const char *exit_name(uint32_t isa, uint32_t reason);
 int exit_reasons(const char *name, uint64_t *keys, int max);
 const char *exit_name_nearest(const char *name);
 
-/* --- state.c: the kernel's state file --- */
+/* --- kernel_state.c: the kernel's state file --- */
 
 /**
  * struct rec - a line of the state file

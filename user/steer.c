@@ -26,7 +26,7 @@
 enum { OPT_QUEUE = 0x300, OPT_GAP, OPT_EVERY, OPT_REPORT, OPT_OFF };
 
 struct steer_args {
-	struct run run;
+	struct tracer tracer;
 	const char *tap;
 	uint64_t gap_ns;
 	uint64_t every_ns;
@@ -99,7 +99,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!a->tap)
 			return fail_usage("steer", "which TAP?"), EINVAL;
-		if (!a->run.filter.vm && !a->off)
+		if (!a->tracer.filter.vm && !a->off)
 			return fail_usage("steer", "--vm PID is needed"), EINVAL;
 		if (a->off && a->report)
 			return fail_usage("steer", "--off and --report exclude each other"), EINVAL;
@@ -109,7 +109,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 				       EINVAL;
 		return 0;
 	}
-	return run_option(&a->run, key, arg);
+	return tracer_option(&a->tracer, key, arg);
 }
 
 static const struct argp_option options[] = {
@@ -267,10 +267,10 @@ static int off(const struct steer_args *a)
 {
 	int ret = OK, fd;
 
-	if (a->run.filter.vm) {
-		ret = need_vm(a->run.filter.vm);
+	if (a->tracer.filter.vm) {
+		ret = need_vm(a->tracer.filter.vm);
 		if (ret == OK)
-			ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);
+			ret = tap_of_vmm(a->tracer.filter.vm, a->tap, &fd);
 	} else {
 		ret = tap_own(a->tap, &fd);
 		if (ret == OK && fd < 0)
@@ -344,10 +344,10 @@ static void json(const struct steer_args *a, const struct steer_bpf *skel)
 {
 	j_open(NULL, '{');
 	j_str("tap", a->tap);
-	j_num("vm", a->run.filter.vm);
+	j_num("vm", a->tracer.filter.vm);
 	j_bool("steering", !a->report);
 	j_num("gap_us", a->gap_ns / 1000);
-	j_real("seconds", run_seconds(&a->run));
+	j_real("seconds", tracer_seconds(&a->tracer));
 	j_open("queues", '[');
 	for (uint32_t i = 0; i < skel->bss->nr_queues && i < STEER_QUEUES; i++) {
 		struct shown s;
@@ -416,7 +416,7 @@ static void show(const struct steer_args *a, const struct steer_bpf *skel)
 
 static int start(const struct steer_args *a, struct steer_bpf *skel)
 {
-	union bpf_iter_link_info info = { .task.pid = a->run.filter.vm };
+	union bpf_iter_link_info info = { .task.pid = a->tracer.filter.vm };
 	LIBBPF_OPTS(bpf_iter_attach_opts, opts, .link_info = &info, .link_info_len = sizeof(info));
 	struct bpf_link *link;
 	char none[16];
@@ -448,8 +448,8 @@ static int load(const struct steer_args *a, struct steer_bpf **out)
 	log_clear();
 	skel = *out = steer_bpf__open();
 	if (!skel)
-		return load_error("steer");
-	skel->rodata->vm = a->run.filter.vm;
+		return tracer_load_error("steer");
+	skel->rodata->vm = a->tracer.filter.vm;
 	skel->rodata->gap_ns = a->gap_ns;
 	strncpy((char *)skel->rodata->tap, a->tap, STEER_TAP - 1);
 	bpf_program__set_autoload(skel->progs.file_read, learn);
@@ -468,7 +468,7 @@ static int load(const struct steer_args *a, struct steer_bpf **out)
 				"-v shows why; with --queue for each queue it need not watch tun",
 				"cannot load the programs of steer: %s", strerror(ret));
 		errno = ret;
-		return load_error("steer");
+		return tracer_load_error("steer");
 	}
 	for (uint32_t i = 0; i < a->given; i++) {
 		struct steer_queue q = { .vcpu = a->vcpu[i] };
@@ -485,7 +485,7 @@ static int steer(struct steer_args *a)
 	uint64_t next;
 	int ret, fd;
 
-	ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);
+	ret = tap_of_vmm(a->tracer.filter.vm, a->tap, &fd);
 	if (ret != OK)
 		return ret;
 	ret = lock(a);
@@ -505,9 +505,9 @@ static int steer(struct steer_args *a)
 		j_lines();
 	/* A reader that has gone ends the run, and not us before the program is out of the tap. */
 	signal(SIGPIPE, SIG_IGN);
-	run_begin(&a->run);
+	tracer_begin(&a->tracer);
 	next = clock_ns() + a->every_ns;
-	while (!ferror(stdout) && run_on(&a->run, -1)) {
+	while (!ferror(stdout) && tracer_wait(&a->tracer, -1)) {
 		skel->bss->beat = clock_ns();
 		if (!a->every_ns || clock_ns() < next)
 			continue;
@@ -518,8 +518,8 @@ static int steer(struct steer_args *a)
 			next = clock_ns() + a->every_ns;
 	}
 	fd = -1;
-	if (!a->report && nr_vms(a->run.filter.vm) > 0)
-		ret = tap_of_vmm(a->run.filter.vm, a->tap, &fd);
+	if (!a->report && nr_vms(a->tracer.filter.vm) > 0)
+		ret = tap_of_vmm(a->tracer.filter.vm, a->tap, &fd);
 	else if (!a->report)
 		ret = tap_own(a->tap, &fd);
 	if (ret == OK && fd >= 0)
@@ -528,7 +528,7 @@ static int steer(struct steer_args *a)
 		close(fd);
 	if (ret == OK)
 		show(a, skel);
-	run_end(&a->run);
+	tracer_end(&a->tracer);
 	steer_bpf__destroy(skel);
 	return ret;
 }
@@ -543,7 +543,7 @@ int cmd_steer(int argc, char **argv)
 		"within --gap-us of each other stay in one queue, and so in order.  The VM's interrupts "
 		"are left as they are.";
 	struct steer_args a = {
-		.run = { .cmd = "steer", .filter = { .vcpu = NO_VCPU } },
+		.tracer = { .cmd = "steer", .filter = { .vcpu = NO_VCPU } },
 		.gap_ns = 1000000,
 	};
 	int ret;
@@ -564,9 +564,9 @@ int cmd_steer(int argc, char **argv)
 			say("tun chooses the queues of %s", a.tap);
 		return ret;
 	}
-	ret = run_ready(&a.run);
-	if (ret == OK && nr_vms(a.run.filter.vm) > 1)
+	ret = tracer_ready(&a.tracer);
+	if (ret == OK && nr_vms(a.tracer.filter.vm) > 1)
 		return fail(E_VM, "one VM for each process is what can be told apart",
-			    "process %u has several VMs", a.run.filter.vm);
+			    "process %u has several VMs", a.tracer.filter.vm);
 	return ret == OK ? steer(&a) : ret;
 }

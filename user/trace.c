@@ -76,8 +76,8 @@ static const struct {
 };
 
 /**
- * struct tracer - a run of kvmext trace
- * @run: what trace and hist have in common
+ * struct trace_args - what kvmext trace is asked for, and how far it is
+ * @tracer: what trace and hist have in common
  * @groups: bits of the groups of events wanted
  * @perfetto: file to write, or NULL
  * @buffer_kib: size of each CPU's buffer between kernel and tool
@@ -85,8 +85,8 @@ static const struct {
  * @per_group: the same, of each group
  * @begun: when it began
  */
-struct tracer {
-	struct run run;
+struct trace_args {
+	struct tracer tracer;
 	unsigned int groups;
 	const char *perfetto;
 	unsigned long buffer_kib;
@@ -97,7 +97,7 @@ struct tracer {
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	struct tracer *t = state->input;
+	struct trace_args *t = state->input;
 	const char *near;
 	size_t len;
 	char *end;
@@ -131,7 +131,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			    "there is no event '%s'", arg),
 		       EINVAL;
 	case ARGP_KEY_END:
-		if (!t->run.reason[0])
+		if (!t->tracer.reason[0])
 			return 0;
 		if (t->groups && !(t->groups & 1 << G_EXIT))
 			return fail_usage("trace",
@@ -141,11 +141,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			t->groups = 1 << G_EXIT;
 		return 0;
 	}
-	return run_option(&t->run, key, arg);
+	return tracer_option(&t->tracer, key, arg);
 }
 
 static const struct argp_option options[] = {
-	RUN_OPTIONS,
+	TRACER_OPTIONS,
 	{ "min-us", OPT_MIN_US, "N", 0, "only what took N microseconds or more", 0 },
 	{ "perfetto", OPT_PERFETTO, "FILE", 0,
 	  "write a trace for ui.perfetto.dev and chrome://tracing", 0 },
@@ -306,7 +306,8 @@ static void show_json(const struct event *ev, const struct field *f, int n)
 	j_close('}');
 }
 
-static void show_text(const struct tracer *t, const struct event *ev, const struct field *f, int n)
+static void show_text(const struct trace_args *t, const struct event *ev, const struct field *f,
+		      int n)
 {
 	int64_t since = (int64_t)(ev->ts - t->begun) / 1000, us = since < 0 ? -since : since;
 	char who[32] = "-", d[DURATION_LEN] = "", when[32], *text;
@@ -389,14 +390,15 @@ static void show_perfetto(const struct event *ev, const struct field *f, int n)
 		       len < sizeof(args) ? args : "");
 }
 
-static void on_event(struct tracer *t, const struct event *ev)
+static void on_event(struct trace_args *t, const struct event *ev)
 {
 	struct field f[FIELDS_MAX];
 	struct event copy;
 	int n;
 
 	/* Sent from an interrupt or a worker: whose process that is says nothing. */
-	if ((ev->type == EV_ACCEPT || ev->type == EV_MSI) && !t->run.filter.vm && !is_vmm(ev->vm)) {
+	if ((ev->type == EV_ACCEPT || ev->type == EV_MSI) && !t->tracer.filter.vm &&
+	    !is_vmm(ev->vm)) {
 		copy = *ev;
 		copy.vm = 0;
 		ev = &copy;
@@ -465,7 +467,7 @@ static int by_time(const void *a, const void *b)
 	return x->nr < y->nr ? -1 : 1;
 }
 
-static void consume(struct tracer *t, struct ring_buffer *ring, bool last)
+static void consume(struct trace_args *t, struct ring_buffer *ring, bool last)
 {
 	uint64_t until = last ? UINT64_MAX : clock_ns();
 	size_t i;
@@ -481,7 +483,7 @@ static void consume(struct tracer *t, struct ring_buffer *ring, bool last)
 }
 
 /* A buffer for each CPU */
-static struct ring_buffer *make_rings(const struct tracer *t, const struct trace_bpf *skel)
+static struct ring_buffer *make_rings(const struct trace_args *t, const struct trace_bpf *skel)
 {
 	struct ring_buffer *ring = NULL;
 
@@ -540,7 +542,7 @@ static void missing(enum group group, bool all, char *points, const char *why)
 			all ? "no" : "not all", group_names[group], points);
 }
 
-static void begin_json(const struct tracer *t)
+static void begin_json(const struct trace_args *t)
 {
 	j_open(NULL, '{');
 	j_open("begin", '{');
@@ -560,7 +562,7 @@ static void begin_json(const struct tracer *t)
 }
 
 /* choose - the programs to load; what is not there is said, once for each kind of event */
-static unsigned int choose(const struct tracer *t, struct trace_bpf *skel, enum hook exit_hook)
+static unsigned int choose(const struct trace_args *t, struct trace_bpf *skel, enum hook exit_hook)
 {
 	unsigned int have = 0;
 	bool named_threads;
@@ -609,7 +611,7 @@ static unsigned int choose(const struct tracer *t, struct trace_bpf *skel, enum 
 	return have;
 }
 
-static struct trace_bpf *open_skel(const struct tracer *t)
+static struct trace_bpf *open_skel(const struct trace_args *t)
 {
 	struct trace_bpf *skel = trace_bpf__open();
 	struct bpf_program *p;
@@ -617,7 +619,7 @@ static struct trace_bpf *open_skel(const struct tracer *t)
 	if (!skel)
 		return NULL;
 	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(p, false);
-	memcpy((void *)&skel->rodata->filter, &t->run.filter, sizeof(t->run.filter));
+	memcpy((void *)&skel->rodata->filter, &t->tracer.filter, sizeof(t->tracer.filter));
 	skel->rodata->foreign = foreign_kvm();
 	skel->rodata->want_exit = t->groups & 1 << G_EXIT;
 	skel->rodata->wake_bytes = t->buffer_kib * 1024 / 4;
@@ -664,10 +666,10 @@ static void detach(void)
 		bpf_link__destroy(links[--nr_links]);
 }
 
-static void finish(const struct tracer *t, const struct trace_bpf *skel)
+static void finish(const struct trace_args *t, const struct trace_bpf *skel)
 {
 	uint64_t lost[G_NR] = {}, all = 0;
-	double s = run_seconds(&t->run);
+	double s = tracer_seconds(&t->tracer);
 
 	for (int i = 0; i < EV_NR; i++) {
 		lost[types[i].group] += skel->bss->lost[i];
@@ -696,14 +698,14 @@ static void finish(const struct tracer *t, const struct trace_bpf *skel)
 	    t->perfetto ? "; open in ui.perfetto.dev or chrome://tracing: " : "",
 	    t->perfetto ? t->perfetto : "");
 	fflush(stdout);
-	run_silent(&t->run, skel->bss->silent);
+	tracer_silent(&t->tracer, skel->bss->silent);
 	if (all)
 		fprintf(stderr,
 			"kvmext: %" PRIu64 " events were lost; filter more, or give --buffer KIB\n",
 			all);
 }
 
-static int trace(struct tracer *t)
+static int trace(struct trace_args *t)
 {
 	const char *how = NULL;
 	enum hook exit_hook = hook_exit(&how);
@@ -714,14 +716,14 @@ static int trace(struct tracer *t)
 	log_clear();
 	skel = open_skel(t);
 	if (!skel)
-		return load_error("trace");
+		return tracer_load_error("trace");
 	if (!choose(t, skel, exit_hook)) {
 		trace_bpf__destroy(skel);
 		return fail(E_ENV, "kvmext doctor tells what there is",
 			    "this kernel has none of the events asked for");
 	}
 	if (trace_bpf__load(skel)) {
-		ret = load_error("trace");
+		ret = tracer_load_error("trace");
 		trace_bpf__destroy(skel);
 		return ret;
 	}
@@ -737,7 +739,7 @@ static int trace(struct tracer *t)
 	if (ret != OK)
 		goto out;
 	t->begun = clock_ns();
-	run_begin(&t->run);
+	tracer_begin(&t->tracer);
 	if (g.json)
 		begin_json(t);
 	do {
@@ -746,11 +748,11 @@ static int trace(struct tracer *t)
 		if (t->perfetto && !perfetto_flush())
 			break;
 		fflush(stdout);
-	} while (!ferror(stdout) && run_on(&t->run, ring_buffer__epoll_fd(ring)));
+	} while (!ferror(stdout) && tracer_wait(&t->tracer, ring_buffer__epoll_fd(ring)));
 	/* No more events, then what still waits: the count is of all. */
 	detach();
 	consume(t, ring, true);
-	run_end(&t->run);
+	tracer_end(&t->tracer);
 	finish(t, skel);
 	if (t->perfetto)
 		ret = perfetto_close();
@@ -773,8 +775,8 @@ int cmd_trace(int argc, char **argv)
 		"--min-us leaves out what has no length. With --json each event is a line, and the "
 		"last line has the counts. With --perfetto no event is printed; a run "
 		"that is killed leaves a file that can be opened.";
-	struct tracer t = {
-		.run = { .cmd = "trace", .filter = { .vcpu = NO_VCPU } },
+	struct trace_args t = {
+		.tracer = { .cmd = "trace", .filter = { .vcpu = NO_VCPU } },
 	};
 	int ret;
 
@@ -789,6 +791,6 @@ int cmd_trace(int argc, char **argv)
 				break;
 	if (g.json)
 		j_lines();
-	ret = run_ready(&t.run);
+	ret = tracer_ready(&t.tracer);
 	return ret == OK ? trace(&t) : ret;
 }

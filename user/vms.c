@@ -121,7 +121,7 @@ int vms_open(void)
 	err = load();
 	if (err) {
 		errno = -err;
-		return load_error("top");
+		return tracer_load_error("top");
 	}
 	slots_size = (size_t)TOP_VCPUS * sizeof(*slots);
 	slots = mmap(NULL, slots_size, PROT_READ | PROT_WRITE, MAP_SHARED,

@@ -28,7 +28,7 @@ static bool positive(const char *text, double max, double *val)
 	return !*end && end != text && isfinite(*val) && *val > 0 && *val <= max;
 }
 
-error_t run_option(struct run *r, int key, const char *arg)
+error_t tracer_option(struct tracer *r, int key, const char *arg)
 {
 	double v;
 	char *end;
@@ -91,7 +91,7 @@ static void stop(int sig)
 	stopped = 1;
 }
 
-static int reasons(struct run *r)
+static int reasons(struct tracer *r)
 {
 	for (int i = 0; i < REASONS_MAX && r->reason[i]; i++) {
 		uint64_t keys[4];
@@ -118,7 +118,7 @@ static int reasons(struct run *r)
 	return OK;
 }
 
-int run_ready(struct run *r)
+int tracer_ready(struct tracer *r)
 {
 	int ret;
 
@@ -146,7 +146,7 @@ int run_ready(struct run *r)
 	return OK;
 }
 
-void run_begin(const struct run *r)
+void tracer_begin(const struct tracer *r)
 {
 	begun = clock_ns();
 	if (r->ns)
@@ -157,7 +157,7 @@ void run_begin(const struct run *r)
 }
 
 /* The process has ended, reaped or not, or has closed its VM; the latter is looked for now and then. */
-static bool vm_is_gone(const struct run *r, bool exited)
+static bool vm_is_gone(const struct tracer *r, bool exited)
 {
 	static uint64_t looked;
 	uint64_t now = clock_ns();
@@ -168,7 +168,7 @@ static bool vm_is_gone(const struct run *r, bool exited)
 	return vm_ended(r->filter.vm);
 }
 
-bool run_on(struct run *r, int fd)
+bool tracer_wait(struct tracer *r, int fd)
 {
 	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = vm_fd, .events = POLLIN } };
 	int ms = LOOK_MS;
@@ -188,19 +188,19 @@ bool run_on(struct run *r, int fd)
 	return !vm_gone;
 }
 
-double run_seconds(const struct run *r)
+double tracer_seconds(const struct tracer *r)
 {
 	(void)r;
 	return (clock_ns() - begun) / 1e9;
 }
 
-void run_end(const struct run *r)
+void tracer_end(const struct tracer *r)
 {
 	if (vm_gone)
 		say("VM %u has exited", r->filter.vm);
 }
 
-void run_silent(const struct run *r, uint64_t exits)
+void tracer_silent(const struct tracer *r, uint64_t exits)
 {
 	if (!exits)
 		return;
@@ -210,18 +210,19 @@ void run_silent(const struct run *r, uint64_t exits)
 		r->cmd);
 }
 
-int load_error(const char *cmd)
+int tracer_load_error(const char *cmd)
 {
 	int err = errno;
 
 	/* EACCES is the verifier's. */
 	if (err == EPERM)
-		return fail(E_PRIV, "run it as root",
-			    "cannot %s: BPF programs may not be loaded", cmd);
-	if (lockdown_bars_reads())
-		return fail(E_ENV, "boot with lockdown=integrity",
-			    "%s takes BPF programs that read the kernel's memory, and kernel lockdown (confidentiality) bars that",
+		return fail(E_PRIV, "run it as root", "cannot %s: BPF programs may not be loaded",
 			    cmd);
+	if (lockdown_bars_reads())
+		return fail(
+			E_ENV, "boot with lockdown=integrity",
+			"%s takes BPF programs that read the kernel's memory, and kernel lockdown (confidentiality) bars that",
+			cmd);
 	return fail(E_REFUSED, "-v shows why", "cannot load the programs of %s: %s", cmd,
 		    strerror(err));
 }
