@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext dirty: dirty rate, writable working set and where in memory it is hot. */
-#include "hook.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -12,8 +13,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
 #include "dirty.h"
+#include "hook.h"
+#include "host.h"
+#include "json.h"
+#include "log.h"
 #include "look.h"
+#include "look_vm.h"
+#include "out.h"
+#include "text.h"
+#include "tracer.h"
+#include "vmm.h"
 
 #include "user/dirty.skel.h"
 

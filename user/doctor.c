@@ -1,13 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext doctor: what this machine has, what is missing, what to do. */
-#include "hook.h"
-
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
+#include "exitname.h"
+#include "hook.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
 #include "look.h"
+#include "look_vm.h"
+#include "out.h"
+#include "pin.h"
+#include "table.h"
+#include "text.h"
 
 /**
  * struct finding - the outcome of a check

@@ -3,7 +3,7 @@
  * Names of VM exits, from the tables that this very kernel prints kvm_exit
  * with: so they are right for both vendors and for kernels newer than the tool.
  */
-#include "kvmext.h"
+#include "exitname.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "text.h"
 
 #define FORMAT "events/kvm/kvm_exit/format"
 #define USER_FORMAT "events/kvm/kvm_userspace_exit/format"

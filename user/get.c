@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext get: parameters and counters of a loaded policy. */
-#include "kvmext.h"
-
+#include <argp.h>
 #include <errno.h>
 #include <stdio.h>
+
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
+#include "json.h"
+#include "out.h"
+#include "policy.h"
+#include "text.h"
+#include "vars.h"
 
 struct get_args {
 	const char *name;

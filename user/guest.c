@@ -6,8 +6,9 @@
  * that the bits stay right while nobody answers the host; it stops believing them by itself then.
  * A guest that is suspended does not answer either, nor does it allocate.
  */
-#include "kvmext.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <dirent.h>
 #include <errno.h>
@@ -27,8 +28,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "bpf/free.h"
+#include "args.h"
+#include "base.h"
+#include "commands.h"
 #include "guest.h"
+#include "host.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
+#include "text.h"
+
+#include "bpf/free.h"
 #include "user/guest.skel.h"
 
 #define PAGE 4096

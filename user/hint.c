@@ -6,8 +6,9 @@
  * The guest is not believed more than it must be: what it says is only where to read in its own
  * memory, so that one that lies loses its own pages.
  */
-#include "hook.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -19,6 +20,19 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "event.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
+#include "out.h"
+#include "policy.h"
+#include "text.h"
+#include "tracer.h"
+#include "vmm.h"
 
 #include "bpf/free.h"
 

@@ -1,10 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext hist: how long things take in KVM, as histograms. */
-#include "hook.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "event.h"
+#include "exitname.h"
+#include "hook.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
+#include "text.h"
+#include "tracer.h"
 
 #include "user/hist.skel.h"
 

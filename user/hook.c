@@ -2,10 +2,19 @@
 /* Which attach points for tracers this kernel has. */
 #include "hook.h"
 
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "exitname.h"
+#include "host.h"
+#include "out.h"
+#include "text.h"
 
 static struct btf *vmlinux_btf(void)
 {

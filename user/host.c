@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What the kernel, its modules and this process's rights offer. */
-#include "kvmext.h"
+#include "host.h"
 
+#include <bpf/btf.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +17,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "look.h"
+#include "base.h"
+#include "out.h"
+#include "table.h"
+#include "text.h"
+#include "vet.h"
 
 #define NOBODY 65534
 
@@ -46,6 +51,33 @@ bool kvm_has_table(const struct table *t)
 
 	free(vname);
 	return has;
+}
+
+int kvm_table_ops(const struct table *t, struct table_ops *ops)
+{
+	struct btf *btf = kvm_btf();
+	int id = btf ? btf__find_by_name_kind(btf, t->ops, BTF_KIND_STRUCT) : -1;
+	char *vname = str("bpf_struct_ops_%s", t->ops);
+	int vid = btf ? btf__find_by_name_kind(btf, vname, BTF_KIND_STRUCT) : -1;
+	const struct btf_type *kt;
+	uint32_t data_off, size;
+
+	free(vname);
+	ops->n = 0;
+	if (id <= 0 || vid <= 0 ||
+	    vet_member(btf, btf__type_by_id(btf, vid), "data", &data_off, &size))
+		return -1;
+	kt = btf__type_by_id(btf, id);
+	for (int i = 0; i < btf_vlen(kt) && ops->n < (int)ARRAY_SIZE(ops->off); i++) {
+		const struct btf_member *m = btf_members(kt) + i;
+		int mid = btf__resolve_type(btf, m->type);
+
+		if (mid <= 0 || !btf_is_ptr(btf__type_by_id(btf, mid)))
+			continue;
+		ops->name[ops->n] = btf__str_by_offset(btf, m->name_off);
+		ops->off[ops->n++] = data_off + btf_member_bit_offset(kt, i) / 8;
+	}
+	return 0;
 }
 
 int need_kernel(void)
@@ -259,211 +291,10 @@ bool kill_switch_on(void)
 	return c == 'N' || c == '0';
 }
 
-error_t parse_every(const char *cmd, int n, const char *arg, uint64_t *ns, unsigned long *count)
-{
-	char *end;
-	double s;
-
-	errno = 0;
-	switch (n) {
-	case 0:
-		s = strtod(arg, &end);
-		if (*end || end == arg || !(s >= 0.1 && s <= 3600))
-			return fail_usage(cmd, "the interval '%s' is not 0.1 to 3600 s", arg),
-			       EINVAL;
-		*ns = s * 1e9;
-		return 0;
-	case 1:
-		*count = strtoul(arg, &end, 10);
-		if (*end || end == arg || errno || !*count || *arg == '-')
-			return fail_usage(cmd, "'%s' is no count", arg), EINVAL;
-		return 0;
-	}
-	return fail_usage(cmd, "'%s' is not expected", arg), EINVAL;
-}
-
-int parse_pid(const char *text, uint32_t *pid)
-{
-	char *end;
-	long v;
-
-	errno = 0;
-	v = strtol(text, &end, 10);
-	if (errno || *end || end == text || v <= 0 || v > INT32_MAX)
-		return -1;
-	*pid = v;
-	return 0;
-}
-
 char *proc_comm(uint32_t pid)
 {
 	char *path = str("/proc/%u/comm", pid), *name = first_line(path);
 
 	free(path);
 	return name;
-}
-
-/* The process that thread @tid is of, 0 if there is none to be seen */
-static uint32_t proc_tgid(uint32_t tid)
-{
-	char *path = str("/proc/%u/status", tid), line[128];
-	FILE *f = fopen(path, "re");
-	uint32_t tgid = 0;
-
-	free(path);
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "Tgid: %u", &tgid) == 1)
-			break;
-	if (f)
-		fclose(f);
-	return tgid;
-}
-
-/*
- * For who may not look at the process's files: KVM has a folder TID-FD for each VM,
- * called by the thread that made it.  If one of those threads is gone it cannot be told.
- */
-static int vms_in_debugfs(uint32_t pid)
-{
-	char *path = str("%s/kvm", g.debugfs);
-	DIR *dir = opendir(path);
-	bool unknown = !dir;
-	struct dirent *e;
-	int vms = 0;
-
-	free(path);
-	while (dir && (e = readdir(dir))) {
-		uint32_t tid, fd, tgid;
-
-		if (sscanf(e->d_name, "%u-%u", &tid, &fd) != 2)
-			continue;
-		tgid = proc_tgid(tid);
-		vms += tgid == pid;
-		unknown |= !tgid;
-	}
-	if (dir)
-		closedir(dir);
-	return vms ? vms : unknown ? -EACCES : 0;
-}
-
-/* The files of VMs in a folder of /proc, or -errno: -EACCES if they cannot be seen */
-static int vm_files(const char *path)
-{
-	DIR *dir = opendir(path);
-	int files = 0, err = dir ? 0 : errno;
-	struct dirent *e;
-
-	while (dir && (e = readdir(dir))) {
-		char target[64];
-		ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
-
-		if (n < 0) {
-			/* "." and ".." are no links; what was closed meanwhile is gone. */
-			if (errno == EACCES || errno == EPERM)
-				err = EACCES;
-			continue;
-		}
-		target[n] = 0;
-		files += !strcmp(target, "anon_inode:kvm-vm");
-	}
-	if (dir)
-		closedir(dir);
-	return files ? files : -err;
-}
-
-/* Those of a process; a VMM's first thread may have ended, and has none any more. */
-static int vm_files_of(uint32_t pid)
-{
-	char *path = str("/proc/%u/task", pid);
-	DIR *dir = opendir(path);
-	int files = dir ? 0 : -errno;
-	struct dirent *e;
-
-	free(path);
-	while (dir && !files && (e = readdir(dir))) {
-		if (*e->d_name == '.')
-			continue;
-		path = str("/proc/%u/task/%s/fd", pid, e->d_name);
-		files = vm_files(path);
-		free(path);
-		/* A thread that has ended meanwhile */
-		if (files == -ENOENT)
-			files = 0;
-	}
-	if (dir)
-		closedir(dir);
-	return files;
-}
-
-/* A process, and the kernel's addresses of its VMs */
-struct found {
-	uint32_t pid;
-	uint64_t kvm[64];
-	int n;
-};
-
-static int add_found(const struct look_vm *vm, void *arg)
-{
-	struct found *f = arg;
-
-	if (vm->tgid != f->pid)
-		return 0;
-	for (int i = 0; i < f->n; i++)
-		if (f->kvm[i] == vm->kvm)
-			return 0;
-	f->kvm[f->n++] = vm->kvm;
-	return f->n == ARRAY_SIZE(f->kvm);
-}
-
-int nr_vms(uint32_t pid)
-{
-	struct found found = { .pid = pid };
-	int files;
-
-	/* A VM may have several files, and another process may have been handed one. */
-	if (vms_look(pid, add_found, &found) >= 0)
-		return found.n;
-	/* BPF is not to be had: its files are all there is to see. */
-	files = vm_files_of(pid);
-	return files == -EACCES ? vms_in_debugfs(pid) : files;
-}
-
-bool vm_ended(uint32_t pid)
-{
-	struct pollfd p = { .events = POLLIN };
-	bool exited;
-
-	if (!pid)
-		return false;
-	p.fd = syscall(SYS_pidfd_open, pid, 0);
-	if (p.fd < 0)
-		return errno == ESRCH;
-	/* A process that has ended, reaped or not */
-	exited = poll(&p, 1, 0) > 0;
-	close(p.fd);
-	return exited || !nr_vms(pid);
-}
-
-/*
- * The kernel decides in the end; this is for an answer that says what the
- * process is.
- */
-int need_vm(uint32_t pid)
-{
-	static const char give[] = "give the process id of a VM's VMM (such as QEMU)";
-	uint32_t tgid = proc_tgid(pid);
-	char *comm = proc_comm(pid);
-	int vms;
-
-	if (!tgid && kill(pid, 0) && errno == ESRCH)
-		return fail(E_VM, give, "there is no process %u", pid);
-	if (tgid && tgid != pid)
-		return fail(E_VM, str("use --vm %u", tgid),
-			    "%u (%s) is a thread of process %u, and a VM is named by its process",
-			    pid, comm ? comm : "gone", tgid);
-	vms = nr_vms(pid);
-	if (!vms)
-		return fail(E_VM, give, "process %u (%s) has no VM", pid, comm ? comm : "gone");
-	/* If it cannot be seen, let the kernel say. */
-	return OK;
 }

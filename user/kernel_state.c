@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The kernel's state file: lines of "kind key=value ...". */
-#include "kvmext.h"
+#include "kernel_state.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "host.h"
+#include "json.h"
+#include "out.h"
+#include "text.h"
 
 static char *read_all(const char *path)
 {

@@ -1,9 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext list: the loaded policies, or what is in policy files. */
-#include "kvmext.h"
-
+#include <argp.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdio.h>
+
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
+#include "object.h"
+#include "out.h"
+#include "policy.h"
+#include "text.h"
+#include "vars.h"
 
 struct list_args {
 	char **file;

@@ -4,7 +4,7 @@
  * has decided about each.  It attaches to nothing, so VMs that are idle show too.
  */
 #include "watch.bpf.h"
-#include "look.h"
+#include "look_vm.h"
 
 char _license[] SEC("license") = "GPL";
 

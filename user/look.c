@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What KVM has decided about VMs, found by their files. */
-#include "kvmext.h"
+#include "look.h"
 
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
-#include "look.h"
+#include "base.h"
+#include "host.h"
+#include "look_vm.h"
 
 #include "user/look.skel.h"
 

@@ -1,25 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What user/look.bpf.c says of a VM and user/look.c reads. */
+/* What KVM has decided about VMs, without tracing them. */
 #ifndef __KVMEXT_LOOK_H
 #define __KVMEXT_LOOK_H
 
-#define LOOK_UNKNOWN (~0ULL)
+#include <linux/types.h>
+#include <stdint.h>
+
+#include "look_vm.h"
 
 /**
- * struct look_vm - a VM, as one file of a process says
- * @kvm: struct kvm's address; a VM may have several files, and is told by several threads if the
- *	process's first one has ended
- * @inhibits: bits of enum kvm_apicv_inhibit, LOOK_UNKNOWN if this kernel has none
- * @logging: memslots whose dirty pages are logged, likewise
- * @tgid: the process that has the file
- * @pad: 0
+ * vms_look - call @fn once for each VM that a process has open
+ * @pid: of this process only, or 0
+ * @fn: ends it by returning non-zero
+ * @arg: for @fn
+ *
+ * Return: 0, what @fn returned, or -errno: it cannot be had on this kernel, or here.
  */
-struct look_vm {
-	__u64 kvm;
-	__u64 inhibits;
-	__u64 logging;
-	__u32 tgid;
-	__u32 pad;
-};
+int vms_look(uint32_t pid, int (*fn)(const struct look_vm *vm, void *arg), void *arg);
+/**
+ * apicv_text - why APICv or AVIC is not used, for people
+ * @inhibits: bits of the kernel's enum kvm_apicv_inhibit
+ *
+ * Return: the kernel's own names in small letters, "" for none (it is used), NULL if
+ * that is not known; good for the next call.
+ */
+const char *apicv_text(uint64_t inhibits);
 
 #endif /* __KVMEXT_LOOK_H */

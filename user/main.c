@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext: policies for KVM. The command line, up to the command. */
-#include "kvmext.h"
-
+#include <argp.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
-struct global g = {
-	.bpffs = "/sys/fs/bpf",
-	.debugfs = "/sys/kernel/debug",
-};
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
+#include "text.h"
 
 static const struct {
 	const char *name;
@@ -23,121 +26,6 @@ static const struct {
 	{ "guest", cmd_guest },	    { "hint", cmd_hint },     { "help", cmd_help },
 	{ "version", cmd_version },
 };
-
-/* The argument that argp could not make sense of. */
-static const char *bad_arg;
-
-static const struct argp_option global_options[] = {
-	{ "json", 'j', NULL, 0, "write one JSON document to stdout, for errors too", 10 },
-	{ "quiet", 'q', NULL, 0, "say nothing when all is well", 10 },
-	{ "verbose", 'v', NULL, 0, "show libbpf's and the verifier's whole log", 10 },
-	{ "bpffs", OPT_BPFFS, "DIR", 0, "where bpffs is mounted (/sys/fs/bpf)", 10 },
-	{ "debugfs", OPT_DEBUGFS, "DIR", 0, "where debugfs is mounted (/sys/kernel/debug)", 10 },
-	{ "help", OPT_HELP, NULL, 0, "print this", 10 },
-	{ NULL, '?', NULL, OPTION_HIDDEN, NULL, 10 },
-	{ NULL, 'h', NULL, OPTION_HIDDEN, NULL, 10 },
-	{ "usage", OPT_USAGE, NULL, OPTION_HIDDEN, NULL, 10 },
-	{}
-};
-
-static void show_help(const struct argp *argp, unsigned int flags, char *name)
-{
-	char *text = NULL;
-	size_t size;
-	FILE *f;
-
-	flags &= ~ARGP_HELP_EXIT_OK;
-	if (!g.json) {
-		argp_help(argp, stdout, flags, name);
-		return;
-	}
-	f = open_memstream(&text, &size);
-	if (!f)
-		abort();
-	argp_help(argp, f, flags, name);
-	fclose(f);
-	j_open(NULL, '{');
-	j_str("help", text);
-	j_close('}');
-	free(text);
-}
-
-static error_t parse_global(int key, char *arg, struct argp_state *state)
-{
-	switch (key) {
-	case OPT_HELP:
-	case 'h':
-	case '?':
-		show_help(state->root_argp, ARGP_HELP_STD_HELP, state->name);
-		exit(OK);
-	case OPT_USAGE:
-		show_help(state->root_argp, ARGP_HELP_USAGE, state->name);
-		exit(OK);
-	case ARGP_KEY_ERROR:
-		if (state->next > 0 && state->next <= state->argc)
-			bad_arg = state->argv[state->next - 1];
-		return ARGP_ERR_UNKNOWN;
-	case 'j':
-		g.json = true;
-		return 0;
-	case 'q':
-		g.quiet = true;
-		return 0;
-	case 'v':
-		g.verbose = true;
-		return 0;
-	case OPT_BPFFS:
-		g.bpffs = arg;
-		return 0;
-	case OPT_DEBUGFS:
-		g.debugfs = arg;
-		return 0;
-	}
-	return ARGP_ERR_UNKNOWN;
-}
-
-/*
- * argp's own messages are more than one line and no JSON, so it is kept quiet
- * (which takes its --help with it) and what it could not make sense of is
- * reported here.
- */
-static int report(const char *cmd, error_t err)
-{
-	if (!err)
-		return OK;
-	if (err == ENOMEM)
-		return fail(E_INTERNAL, NULL, "out of memory");
-	if (fail_count())
-		return E_USAGE;
-	return fail_usage(cmd, "'%s' is no option, or its value is missing",
-			  bad_arg ? bad_arg : "?");
-}
-
-int parse_args(int argc, char **argv, const struct argp_option *options, argp_parser_t parser,
-	       const char *args_doc, const char *doc, void *input)
-{
-	static const struct argp global = { .options = global_options, .parser = parse_global };
-	struct argp_child children[] = {
-		{ .argp = &global, .header = "Options of every command:", .group = 10 }, {}
-	};
-	struct argp argp = { .options = options,
-			     .parser = parser,
-			     .args_doc = args_doc,
-			     .doc = doc,
-			     .children = children };
-	char *cmd = argv[0];
-	int index = 0;
-	error_t err;
-
-	/* A command without a parser takes no arguments; argp would take them. */
-	argv[0] = str("kvmext %s", cmd);
-	err = argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, &index, input);
-	if (!err && !parser && index < argc) {
-		fail_usage(cmd, "'%s' is not expected", argv[index]);
-		err = EINVAL;
-	}
-	return report(cmd, err);
-}
 
 struct top_args {
 	int command;
@@ -226,9 +114,7 @@ static int dispatch(int argc, char **argv)
 		    "there is no command '%s'", argv[0]);
 }
 
-static struct argp_child top_children[] = { { .argp = &(struct argp){ .options = global_options,
-								      .parser = parse_global } },
-					    {} };
+static struct argp_child top_children[] = { { .argp = &args_global }, {} };
 
 static struct argp top_argp = { .options = top_options,
 				.parser = parse_top,
@@ -285,7 +171,7 @@ int main(int argc, char **argv)
 	argv[0] = "kvmext";
 	err = argp_parse(&top_argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_ERRS | ARGP_NO_HELP, NULL,
 			 &a);
-	ret = report(NULL, err);
+	ret = args_report(NULL, err);
 	if (ret == OK && !a.command)
 		ret = fail_usage(NULL, "which command?");
 	if (ret == OK)

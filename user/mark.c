@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext mark, unmark: choose a vCPU for the throttle by hand. */
-#include "kvmext.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "host.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
+#include "text.h"
+#include "vmm.h"
 
 #include "user/mark.skel.h"
 

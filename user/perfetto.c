@@ -4,7 +4,7 @@
  * after any of its lines, and only whole lines are written, so that of a run that
  * was killed there is a file to look at.
  */
-#include "hook.h"
+#include "perfetto.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +12,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "event.h"
+#include "host.h"
+#include "out.h"
 
 #define LINE_MAX_LEN 1024
 

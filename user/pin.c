@@ -12,8 +12,10 @@
  * link holds its own ops map; a "~" folder in charge becomes its instance, any
  * other is left-over and goes.
  */
-#include "kvmext.h"
+#include "pin.h"
 
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +23,12 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "object.h"
+#include "out.h"
+#include "text.h"
+#include "vars.h"
 
 #define PINS_SEE "see kvmext doctor; a security module or a lack of memory may be in the way"
 

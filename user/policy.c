@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Policies that are loaded, as the kernel tells it, whoever loaded them. */
-#include "kvmext.h"
+#include "policy.h"
 
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "base.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
+#include "out.h"
+#include "pin.h"
+#include "table.h"
+#include "text.h"
+#include "vars.h"
 
 char *instance_name(const char *table, const char *name, uint32_t vm)
 {
@@ -349,7 +361,7 @@ static void maps_of_table(const char *table, const char *val, struct wanted *w)
 	for (int i = 0; table && i < nr_tables; i++) {
 		struct table_ops ops;
 
-		if (strcmp(tables[i].name, table) || table_ops(&tables[i], &ops))
+		if (strcmp(tables[i].name, table) || kvm_table_ops(&tables[i], &ops))
 			continue;
 		for (int j = 0; j < ops.n; j++) {
 			unsigned long id;

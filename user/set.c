@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext set: tunable parameters of a loaded policy. */
-#include "kvmext.h"
-
+#include <argp.h>
 #include <errno.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "host.h"
+#include "json.h"
+#include "out.h"
+#include "pin.h"
+#include "policy.h"
+#include "vars.h"
 
 struct set_args {
 	const char *name;

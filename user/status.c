@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext status: policies, VMs and vCPUs, with rates over a short sample. */
-#include "kvmext.h"
-
+#include <argp.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <time.h>
+
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
+#include "out.h"
+#include "policy.h"
+#include "table.h"
+#include "text.h"
+#include "vmm.h"
 
 #define INTERVAL_DEFAULT_MS 200
 #define INTERVAL_MAX_MS 60000

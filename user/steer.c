@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext steer: packets go to a queue whose interrupt lives on a vCPU that runs. */
-#include "hook.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -16,7 +17,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "args.h"
+#include "base.h"
+#include "columns.h"
+#include "commands.h"
+#include "event.h"
+#include "host.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
 #include "steer.h"
+#include "text.h"
+#include "tracer.h"
+#include "vmm.h"
+
 #include "user/steer.skel.h"
 
 /* Below that, packets of one poll of the back end would be split. */

@@ -1,16 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext top: VMs and vCPUs live, full-screen, as lines or as JSON. */
-#include "hook.h"
-
+#include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <ncurses.h>
+/* Ours is an exit code of the same value. */
+#undef OK
 #include <signal.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "exitname.h"
+#include "hook.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
 #include "look.h"
+#include "out.h"
+#include "table.h"
+#include "text.h"
+#include "vmm.h"
+#include "vms.h"
 
 enum { OPT_BATCH = 'b', OPT_SORT = 's', OPT_FILTER = 'f', OPT_UNFOLD = 'u' };
 

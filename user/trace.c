@@ -1,11 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext trace: what KVM does, event by event. */
-#include "hook.h"
-
+#include <argp.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "event.h"
+#include "exitname.h"
+#include "hook.h"
+#include "json.h"
+#include "log.h"
+#include "out.h"
+#include "perfetto.h"
+#include "text.h"
+#include "tracer.h"
 
 #include "user/trace.skel.h"
 

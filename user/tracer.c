@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What kvmext trace and hist do alike: filters, time, the end. */
-#include "hook.h"
+#include "tracer.h"
 
+#include <argp.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -9,6 +10,16 @@
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "args.h"
+#include "base.h"
+#include "event.h"
+#include "exitname.h"
+#include "hook.h"
+#include "host.h"
+#include "out.h"
+#include "text.h"
+#include "vmm.h"
 
 /* The tool looks for events, the clock and the VM at least so often. */
 #define LOOK_MS 100

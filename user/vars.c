@@ -4,7 +4,15 @@
  * bpf/kvmext.bpf.h puts on variables.  The same code reads an object file and
  * a policy that is loaded: the kernel keeps the tags.
  */
-#include "kvmext.h"
+#include "vars.h"
+
+#include <bpf/btf.h>
+#include <ctype.h>
+#include <strings.h>
+
+#include "base.h"
+#include "out.h"
+#include "text.h"
 
 #define TAG "kvmext:"
 
@@ -29,6 +37,91 @@ const char *btf_tag(const struct btf *btf, int id, const char *key)
 		if (!strncmp(s, key, len) && (!s[len] || s[len] == '='))
 			return s[len] ? s + len + 1 : s + len;
 	}
+	return NULL;
+}
+
+/* Nanoseconds in a unit of time, or 0. */
+static uint64_t time_unit(const char *unit)
+{
+	static const struct {
+		const char *name;
+		uint64_t ns;
+	} units[] = {
+		{ "ns", 1 },
+		{ "us", 1000 },
+		{ "ms", 1000000 },
+		{ "s", 1000000000 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
+		if (!strcmp(unit, units[i].name))
+			return units[i].ns;
+	return 0;
+}
+
+static const char *parse_bool(const char *text, s128 *out)
+{
+	static const char *const on[] = { "on", "yes", "true", "y", "1" };
+	static const char *const off[] = { "off", "no", "false", "n", "0" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(on); i++) {
+		if (!strcasecmp(text, on[i]) || !strcasecmp(text, off[i])) {
+			*out = !strcasecmp(text, on[i]);
+			return NULL;
+		}
+	}
+	return "is neither on nor off";
+}
+
+const char *value_parse(const char *text, const char *unit, bool is_bool, s128 *out)
+{
+	static const char suffixes[] = "kMGT";
+	const char *p = text, *digits;
+	unsigned int base = 10;
+	bool neg = false;
+	s128 v = 0;
+
+	if (is_bool)
+		return parse_bool(text, out);
+
+	if (*p == '-' || *p == '+')
+		neg = *p++ == '-';
+	if (p[0] == '0' && (p[1] == 'x' || p[1] == 'X')) {
+		base = 16;
+		p += 2;
+	}
+	for (digits = p; isxdigit((unsigned char)*p); p++) {
+		unsigned int d = isdigit((unsigned char)*p) ? *p - '0' :
+							      tolower((unsigned char)*p) - 'a' + 10;
+
+		if (d >= base)
+			break;
+		v = v * base + d;
+		if (v > (s128)UINT64_MAX)
+			return "does not fit 64 bits";
+	}
+	if (p == digits)
+		return "is not a whole number";
+
+	if (*p && !strcmp(p, unit)) {
+		p += strlen(p);
+	} else if (*p && time_unit(p) && time_unit(unit)) {
+		v *= time_unit(p);
+		if (v % time_unit(unit))
+			return "is finer than the parameter's unit";
+		v /= time_unit(unit);
+		p += strlen(p);
+	} else if (*p) {
+		const char *s = strchr(suffixes, *p == 'K' ? 'k' : *p);
+
+		if (s) {
+			v <<= 10 * (s - suffixes + 1);
+			p++;
+		}
+	}
+	if (*p)
+		return "has something behind the number that is neither k, M, G, T nor its unit";
+	*out = neg ? -v : v;
 	return NULL;
 }
 

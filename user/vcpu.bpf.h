@@ -9,7 +9,7 @@
 #define __KVMEXT_VCPU_BPF_H
 
 #include "watch.bpf.h"
-#include "trace.h"
+#include "event.h"
 
 /*
  * Pointers of BTF tracepoints: newer verifiers have them tested for NULL before

@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /* kvmext version: of the tool, of the kvm modules, and whether they go together. */
-#include "kvmext.h"
-
+#include <bpf/libbpf.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#include "args.h"
+#include "base.h"
+#include "commands.h"
+#include "host.h"
+#include "json.h"
+#include "kernel_state.h"
+#include "out.h"
+#include "table.h"
+#include "text.h"
 
 /* The modules' own version, as modinfo has it, or NULL */
 static char *module_version(const char *module)

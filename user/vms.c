@@ -4,8 +4,10 @@
  * BTF.  What comes is met by its first exit; what goes is let go, and its slot
  * used again.
  */
-#include "hook.h"
+#include "vms.h"
 
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,7 +15,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base.h"
+#include "exitname.h"
+#include "hook.h"
+#include "host.h"
+#include "log.h"
+#include "out.h"
+#include "text.h"
 #include "top.h"
+#include "tracer.h"
 
 #include "user/top.skel.h"
 

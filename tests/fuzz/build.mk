@@ -8,8 +8,8 @@ fuzz_user := $(user_src:user/%.c=%)
 fuzz_libbpf := $(notdir $(basename $(wildcard $(KSRC)/tools/lib/bpf/*.c)))
 # What the targets put in the place of the tool's own, and what they reset.
 fuzz_wrap := bpf_object__open_mem btf__load_vmlinux_btf cmd_doctor drop_rights feat_supported \
-	kill_switch_on kvm_btf nanosleep need_bpffs need_kernel need_privilege object_file object_open object_ready \
-	pins_check pins_commit pins_drop_new pins_exists pins_lock pins_new pins_new_link scols_line_refer_data syscall
+	kill_switch_on kvm_btf nanosleep need_bpffs need_kernel need_privilege object_file object_open pins_check \
+	pins_commit pins_drop_new pins_exists pins_lock pins_new pins_new_link scols_line_refer_data syscall
 fuzz_state := bad_arg failures j_comma j_depth log_buf log_len
 
 fuzz_cc_libfuzzer := clang

@@ -9,6 +9,9 @@
 #include <setjmp.h>
 #include <time.h>
 
+#include "user/columns.h"
+#include "user/pin.h"
+
 /* --- memory --- */
 
 static void **blocks;
@@ -116,26 +119,6 @@ int __wrap_object_open(struct object *o)
 
 	fuzz_free(o->file);
 	o->file = NULL;
-	return ret;
-}
-
-/* The tool's own calls functions of its own file, which the linker cannot replace. */
-int __real_object_ready(const char *path, char *const *args, int n, struct object *o,
-			struct setting **set);
-int __wrap_object_ready(const char *path, char *const *args, int n, struct object *o,
-			struct setting **set);
-int __wrap_object_ready(const char *path, char *const *args, int n, struct object *o,
-			struct setting **set)
-{
-	int ret;
-
-	if (!fuzz_kernel)
-		return __real_object_ready(path, args, n, o, set);
-	ret = __wrap_object_file(path, o);
-	if (ret == OK)
-		ret = __wrap_object_open(o);
-	if (ret == OK)
-		ret = settings_parse(o->name, &o->vars, args, n, false, set);
 	return ret;
 }
 

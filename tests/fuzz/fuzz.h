@@ -3,9 +3,14 @@
 #ifndef __FUZZ_H
 #define __FUZZ_H
 
-#include "user/kvmext.h"
-
 #include <stdio.h>
+
+#include "user/args.h"
+#include "user/host.h"
+#include "user/object.h"
+#include "user/out.h"
+#include "user/text.h"
+#include "user/vars.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

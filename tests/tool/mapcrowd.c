@@ -22,7 +22,7 @@
 
 #include "user/dirty.h"
 #include "user/dirty.skel.h"
-#include "user/trace.h"
+#include "user/event.h"
 
 #define VCPUS 4096
 #define CHUNKS (1ull << (40 - 12 - DIRTY_CHUNK_SHIFT))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What the tracers and the tool that shows their events agree on. */
-#ifndef __KVMEXT_TRACE_H
-#define __KVMEXT_TRACE_H
+#ifndef __KVMEXT_EVENT_H
+#define __KVMEXT_EVENT_H
 
 enum ev_type {
 	EV_EXIT,
@@ -155,4 +155,4 @@ struct hist {
 	__u64 max;
 };
 
-#endif /* __KVMEXT_TRACE_H */
+#endif /* __KVMEXT_EVENT_H */
