@@ -25,6 +25,7 @@
 #include "look.h"
 #include "look_vm.h"
 #include "out.h"
+#include "table.h"
 #include "text.h"
 #include "tracer.h"
 #include "vmm.h"
@@ -384,10 +385,10 @@ static int load(bool fentry)
 
 static int start(void)
 {
-	bool fentry = hook_fentry("kvm", "mark_page_dirty_in_slot");
+	bool fentry = hook_has(POINT_DIRTY);
 	int err;
 
-	if (!fentry && !hook_tp_btf("kvm_page_fault"))
+	if (!fentry && !hook_has(POINT_FAULT))
 		return fail(E_ENV, "see kvmext doctor",
 			    "this kernel has neither fentry for KVM nor kvm_page_fault");
 	logged = fentry;

@@ -103,18 +103,17 @@ static void check_exit_names(void)
 }
 
 /* What a figure that cannot be had here lacks, and what for */
-static char *figure_todo(const struct figure *f)
+static char *figure_todo(const struct point *p)
 {
 	const char *lack = "load a kvm module with tracepoints and BTF of this kernel";
 
-	if (f->point &&
-	    (!strncmp(f->point, "kvm_throttle_", 13) || !strncmp(f->point, "kvm_ext_", 8)))
+	if (!strncmp(p->name, "kvm_throttle_", 13) || !strncmp(p->name, "kvm_ext_", 8))
 		lack = "load kvm_ext's modules";
-	else if (f->module)
+	else if (p->kind == FUNCTION)
 		lack = "boot a kernel that lets BPF trace functions (fentry)";
-	else if (!strcmp(f->name, "ready"))
+	else if (p->kind == STRUCT)
 		lack = "boot a kernel with CONFIG_SCHED_INFO";
-	return str("%s, to have it in: %s", lack, f->verbs);
+	return str("%s, to have it in: %s", lack, p->verbs);
 }
 
 /* For each figure of the tracers, how it is had here. */
@@ -122,16 +121,17 @@ static void check_figures(void)
 {
 	if (access("/sys/module/kvm", F_OK))
 		return;
-	for (int i = 0; i < nr_figures; i++) {
+	for (int i = 0; i < POINTS; i++) {
+		const struct point *p = &points[i];
 		const char *how = NULL;
-		enum hook hook = figure_hook(&figures[i], &how);
+		enum hook hook = p->figure ? hook_figure(i, &how) : HOOK_NOT_HERE;
 		bool has = hook != HOOK_NONE;
 
 		if (hook == HOOK_NOT_HERE)
 			continue;
-		note(str("figure: %s", figures[i].name),
+		note(str("figure: %s", p->figure),
 		     has ? str("%s", how) : str("no %s", how ? how : "tracepoint kvm_exit"),
-		     has ? NULL : figure_todo(&figures[i]), true);
+		     has ? NULL : figure_todo(p), true);
 	}
 }
 

@@ -16,6 +16,7 @@
 #include "json.h"
 #include "log.h"
 #include "out.h"
+#include "table.h"
 #include "text.h"
 #include "tracer.h"
 
@@ -28,15 +29,14 @@ enum what { W_EXIT, W_INJECT, W_WAKEUP, W_BLOCK, W_IRQ, W_NR };
 static const struct {
 	const char *name;
 	const char *about;
-	const char *point;
+	enum point_id point;
 } whats[W_NR] = {
-	[W_EXIT] = { "exit", "out of the guest", NULL },
-	[W_INJECT] = { "inject", "from the injection of an interrupt to the entry",
-		       "kvm_inj_virq" },
-	[W_WAKEUP] = { "wakeup", "from waking a halted vCPU until it runs", "kvm_vcpu_wakeup" },
-	[W_BLOCK] = { "block", "blocked by a throttle policy", "kvm_throttle_block" },
+	[W_EXIT] = { "exit", "out of the guest", POINT_EXIT },
+	[W_INJECT] = { "inject", "from the injection of an interrupt to the entry", POINT_INJECT },
+	[W_WAKEUP] = { "wakeup", "from waking a halted vCPU until it runs", POINT_WAKEUP },
+	[W_BLOCK] = { "block", "blocked by a throttle policy", POINT_BLOCK },
 	[W_IRQ] = { "irq", "from the coming of an interrupt until its vCPU enters the guest",
-		    "kvm_apic_accept_irq" },
+		    POINT_ACCEPT },
 };
 
 static const char *const irq_states[IRQ_STATES] = {
@@ -309,17 +309,18 @@ static void json(const struct hist_args *a, const struct row *rows, int n,
 
 static int choose(const struct hist_args *a, struct hist_bpf *skel)
 {
-	const char *how, *point = whats[a->what].point;
+	enum point_id point = whats[a->what].point;
+	const char *how;
 	enum hook hook = a->what == W_EXIT ? hook_exit(&how) : HOOK_TP_BTF;
 	struct bpf_program *p;
 	bool svm, vmx;
 
-	if (point && !hook_tp_btf(point))
+	if (a->what != W_EXIT && !hook_has(point))
 		return fail(E_ENV, "kvmext doctor tells what there is",
-			    "this kernel has no tracepoint %s", point);
+			    "this kernel has no tracepoint %s", points[point].name);
 	if (a->what == W_EXIT && hook == HOOK_NONE)
 		return fail(E_ENV, "kvmext doctor tells what there is",
-			    "this kernel has no tracepoint kvm_exit");
+			    "this kernel has no tracepoint %s", points[point].name);
 	bpf_object__for_each_program(p, skel->obj) bpf_program__set_autoload(p, false);
 	bpf_program__set_autoload(skel->progs.entry, a->what != W_BLOCK);
 	bpf_program__set_autoload(skel->progs.exit_btf, a->what == W_EXIT && hook == HOOK_TP_BTF);
@@ -330,8 +331,8 @@ static int choose(const struct hist_args *a, struct hist_bpf *skel)
 	bpf_program__set_autoload(skel->progs.wakeup, a->what == W_WAKEUP);
 	bpf_program__set_autoload(skel->progs.block, a->what == W_BLOCK);
 	/* These know the vCPU, whatever context the interrupt comes from. */
-	svm = a->what == W_IRQ && hook_fentry("kvm_amd", "svm_deliver_interrupt");
-	vmx = a->what == W_IRQ && hook_fentry("kvm_intel", "vmx_deliver_interrupt");
+	svm = a->what == W_IRQ && hook_has(POINT_SVM_IRQ);
+	vmx = a->what == W_IRQ && hook_has(POINT_VMX_IRQ);
 	bpf_program__set_autoload(skel->progs.svm_irq, svm);
 	bpf_program__set_autoload(skel->progs.vmx_irq, vmx);
 	bpf_program__set_autoload(skel->progs.accept, a->what == W_IRQ && !svm && !vmx);

@@ -14,6 +14,7 @@
 #include "exitname.h"
 #include "host.h"
 #include "out.h"
+#include "table.h"
 #include "text.h"
 
 static struct btf *vmlinux_btf(void)
@@ -56,21 +57,7 @@ static bool find(const char *module, const char *name, uint32_t kind)
 	return btf && btf__find_by_name_kind(btf, name, kind) > 0;
 }
 
-bool hook_type(const char *name)
-{
-	return find("kvm", name, BTF_KIND_STRUCT);
-}
-
-bool hook_tp_btf(const char *name)
-{
-	char *type = str("btf_trace_%s", name);
-	bool has = find("kvm", type, BTF_KIND_TYPEDEF);
-
-	free(type);
-	return has;
-}
-
-bool hook_tp(const char *group, const char *name)
+static bool plain_tracepoint(const char *group, const char *name)
 {
 	char *file = str("events/%s/%s/id", group, name);
 	const char *path;
@@ -119,9 +106,27 @@ static bool fentry_works(void)
 	return works;
 }
 
-bool hook_fentry(const char *module, const char *func)
+static bool has_tracepoint(const char *name)
 {
-	return find(module, func, BTF_KIND_FUNC) && fentry_works();
+	char *type = str("btf_trace_%s", name);
+	bool has = find("kvm", type, BTF_KIND_TYPEDEF);
+
+	free(type);
+	return has;
+}
+
+bool hook_has(enum point_id id)
+{
+	const struct point *p = &points[id];
+
+	switch (p->kind) {
+	case FUNCTION:
+		return find(p->module, p->name, BTF_KIND_FUNC) && fentry_works();
+	case STRUCT:
+		return find("kvm", p->name, BTF_KIND_STRUCT);
+	default:
+		return has_tracepoint(p->name);
+	}
 }
 
 static bool is_loaded(const char *module)
@@ -146,9 +151,9 @@ enum hook hook_exit(const char **how)
 		{ "kvm_pvm", "vcpu_pvm" },
 	};
 
-	if (!hook_tp_btf("kvm_entry"))
+	if (!hook_has(POINT_ENTRY))
 		return HOOK_NONE;
-	for (size_t i = 0; hook_tp_btf("kvm_exit") && i < ARRAY_SIZE(vendor); i++) {
+	for (size_t i = 0; hook_has(POINT_EXIT) && i < ARRAY_SIZE(vendor); i++) {
 		if (!is_loaded(vendor[i][0]) || !find(vendor[i][0], vendor[i][1], BTF_KIND_STRUCT))
 			continue;
 		*how = str("BTF tracepoint, reason from struct %s%s", vendor[i][1],
@@ -157,45 +162,30 @@ enum hook hook_exit(const char **how)
 		return HOOK_TP_BTF;
 	}
 	*how = "plain tracepoint";
-	return hook_tp("kvm", "kvm_exit") ? HOOK_TP : HOOK_NONE;
+	return plain_tracepoint("kvm", "kvm_exit") ? HOOK_TP : HOOK_NONE;
 }
 
-/* As the tracers attach: the first of a figure's points that is there */
-const struct figure figures[] = {
-	{ "exit", "trace exit, hist exit, top", NULL, NULL },
-	{ "fault", "trace fault", NULL, "kvm_page_fault" },
-	{ "dirty", "trace dirty, top; dirty takes write faults", "kvm", "mark_page_dirty_in_slot" },
-	{ "throttle", "trace throttle, hist block, top", NULL, "kvm_throttle_block" },
-	{ "inject", "trace irq, hist inject, top", NULL, "kvm_inj_virq" },
-	{ "injection latency", "top", "kvm_amd", "svm_deliver_interrupt" },
-	{ "injection latency", "top", "kvm_intel", "vmx_deliver_interrupt" },
-	{ "halted", "trace irq, top", NULL, "kvm_vcpu_wakeup" },
-	{ "wake-up latency", "hist wakeup, top", NULL, "sched_waking" },
-	{ "interrupt's vCPU", "hist irq; exact with injection latency's", NULL,
-	  "kvm_apic_accept_irq" },
-	{ "ready", "top", NULL, NULL },
-	{ "policy", "trace policy", NULL, "kvm_ext_attach" },
-};
-const int nr_figures = ARRAY_SIZE(figures);
-
-enum hook figure_hook(const struct figure *f, const char **how)
+enum hook hook_figure(enum point_id id, const char **how)
 {
-	/* The other vendor's */
-	if (f->module && strcmp(f->module, "kvm") && !is_loaded(f->module) &&
-	    !(foreign_kvm() && !strcmp(f->module, "kvm_amd")))
-		return HOOK_NOT_HERE;
-	if (!strcmp(f->name, "ready")) {
-		*how = "the scheduler's run_delay (struct sched_info)";
-		return hook_type("sched_info") ? HOOK_TP_BTF : HOOK_NONE;
-	}
-	if (!f->point)
+	const struct point *p = &points[id];
+
+	if (id == POINT_EXIT)
 		return hook_exit(how);
-	if (f->module) {
-		*how = str("fentry of %s", f->point);
-		return hook_fentry(f->module, f->point) ? HOOK_FENTRY : HOOK_NONE;
+	switch (p->kind) {
+	case FUNCTION:
+		/* The other vendor's */
+		if (strcmp(p->module, "kvm") && !is_loaded(p->module) &&
+		    !(foreign_kvm() && !strcmp(p->module, "kvm_amd")))
+			return HOOK_NOT_HERE;
+		*how = str("fentry of %s", p->name);
+		return hook_has(id) ? HOOK_FENTRY : HOOK_NONE;
+	case STRUCT:
+		*how = str("the scheduler's run_delay (struct %s)", p->name);
+		break;
+	default:
+		*how = str("BTF tracepoint %s", p->name);
 	}
-	*how = str("BTF tracepoint %s", f->point);
-	return hook_tp_btf(f->point) ? HOOK_TP_BTF : HOOK_NONE;
+	return hook_has(id) ? HOOK_TP_BTF : HOOK_NONE;
 }
 
 int need_kvm(void)
@@ -209,7 +199,7 @@ int need_kvm(void)
 			    "this kernel has no BTF");
 	if (access("/sys/module/kvm", F_OK))
 		return fail(E_ENV, "modprobe kvm-amd or kvm-intel", "the kvm module is not loaded");
-	if (!hook_tp_btf("kvm_exit") || !hook_tp_btf("kvm_entry"))
+	if (!hook_has(POINT_EXIT) || !hook_has(POINT_ENTRY))
 		return fail(E_ENV, "load a kvm module that has BTF of this very kernel",
 			    "this kernel's KVM has no BTF, or no tracepoints");
 	return OK;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The op tables that the tool knows. */
+/* What of the kernel the tool knows by name: op tables, and attach points of tracers. */
 #ifndef __KVMEXT_TABLE_H
 #define __KVMEXT_TABLE_H
 
@@ -15,5 +15,59 @@ struct table {
 
 extern const struct table tables[];
 extern const int nr_tables;
+
+/* Where tracers attach, in the order in which doctor shows those that have a figure */
+enum point_id {
+	POINT_EXIT,
+	POINT_FAULT,
+	POINT_DIRTY,
+	POINT_BLOCK,
+	POINT_INJECT,
+	POINT_SVM_IRQ,
+	POINT_VMX_IRQ,
+	POINT_WAKEUP,
+	POINT_WAKING,
+	POINT_ACCEPT,
+	POINT_READY,
+	POINT_ATTACH,
+	POINT_UPDATE,
+	POINT_DETACH,
+	POINT_EJECT,
+	POINT_TAKE,
+	POINT_ENTRY,
+	POINT_USER_EXIT,
+	POINT_FPU,
+	POINT_THREAD_EXIT,
+	POINT_HALT,
+	POINT_DESTROY,
+	POINT_MARK,
+	POINT_ASK,
+	POINT_ROUND,
+	POINT_EXCEPTION,
+	POINT_MSI,
+	POINT_ROUTE,
+	POINT_RESTEER,
+	POINTS,
+};
+
+enum point_kind { TRACEPOINT, FUNCTION, STRUCT };
+
+/**
+ * struct point - an attach point
+ * @kind: what it is; a struct is no attach point, but read by programs that are attached
+ * @name: the kernel's name for it
+ * @module: whose function it is, else NULL
+ * @figure: what the tracers show by it, NULL if doctor does not tell
+ * @verbs: what shows that
+ */
+struct point {
+	enum point_kind kind;
+	const char *name;
+	const char *module;
+	const char *figure;
+	const char *verbs;
+};
+
+extern const struct point points[POINTS];
 
 #endif /* __KVMEXT_TABLE_H */

@@ -353,7 +353,7 @@ static bool vm_is_new(const struct vms *s)
 static void read_policies(const struct vms *s)
 {
 	/* Should there be changes that are not told */
-	const uint64_t every = vms_hook(HOOK_POLICY) ? 60000000000ull : 5000000000ull;
+	const uint64_t every = vms_source(SRC_POLICY) ? 60000000000ull : 5000000000ull;
 	static uint32_t changes;
 	static uint64_t read_ns;
 	static bool on;
@@ -760,11 +760,11 @@ static void j_inhibits(const struct vm *vm)
 
 static void json(const struct vms *s)
 {
-	static const char *const names[HOOKS] = {
-		[HOOK_INJECT] = "inject", [HOOK_WAKEUP] = "wakeup",   [HOOK_HALT] = "halt",
-		[HOOK_WAKING] = "waking", [HOOK_ACCEPT] = "accept",   [HOOK_DIRTY] = "dirty",
-		[HOOK_ASK] = "ask",	  [HOOK_DESTROY] = "destroy", [HOOK_BLOCK] = "block",
-		[HOOK_RUN] = NULL,	  [HOOK_POLICY] = "policy",
+	static const char *const names[SOURCES] = {
+		[SRC_INJECT] = "inject", [SRC_WAKEUP] = "wakeup",   [SRC_HALT] = "halt",
+		[SRC_WAKING] = "waking", [SRC_ACCEPT] = "accept",   [SRC_DIRTY] = "dirty",
+		[SRC_ASK] = "ask",	 [SRC_DESTROY] = "destroy", [SRC_BLOCK] = "block",
+		[SRC_RUN] = NULL,	 [SRC_POLICY] = "policy",
 	};
 	const struct row *r;
 	struct row *all;
@@ -780,10 +780,10 @@ static void json(const struct vms *s)
 	j_bool("silent", s->silent);
 	j_bool("policies_known", policies_known);
 	j_open("hooks", '{');
-	j_str("exit", s->silent ? vms_hook(HOOK_RUN) : "tp_btf/kvm_exit");
-	for (int i = 0; i < HOOKS; i++)
+	j_str("exit", s->silent ? vms_source(SRC_RUN) : "tp_btf/kvm_exit");
+	for (int i = 0; i < SOURCES; i++)
 		if (names[i])
-			j_str(names[i], vms_hook(i));
+			j_str(names[i], vms_source(i));
 	j_close('}');
 	j_open("vms", '[');
 	for (r = all; r < all + n;) {

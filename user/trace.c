@@ -18,6 +18,7 @@
 #include "log.h"
 #include "out.h"
 #include "perfetto.h"
+#include "table.h"
 #include "text.h"
 #include "tracer.h"
 
@@ -59,34 +60,33 @@ static const struct {
 	[EV_TAKE] = { "take", G_POLICY },
 };
 
-/* Programs but those of kvm_entry and kvm_exit, and what each needs of the kernel. */
+/* Programs but those of kvm_entry and kvm_exit, and where each is attached */
 static const struct {
 	const char *prog;
 	enum group group;
-	const char *point;
-	bool function; /* of kvm */
+	enum point_id point;
 } progs[] = {
-	{ "user_exit", G_EXIT, "kvm_userspace_exit", false },
-	{ "fpu", G_EXIT, "kvm_fpu", false },
-	{ "thread_exit", G_EXIT, "sched_process_exit", false },
-	{ "fault", G_FAULT, "kvm_page_fault", false },
-	{ "dirty_fentry", G_DIRTY, "mark_page_dirty_in_slot", true },
-	{ "mark", G_THROTTLE, "kvm_throttle_mark", false },
-	{ "ask", G_THROTTLE, "kvm_throttle_ask", false },
-	{ "block", G_THROTTLE, "kvm_throttle_block", false },
-	{ "dirty_round", G_THROTTLE, "kvm_throttle_round", false },
-	{ "inject", G_IRQ, "kvm_inj_virq", false },
-	{ "exception", G_IRQ, "kvm_inj_exception", false },
-	{ "accept", G_IRQ, "kvm_apic_accept_irq", false },
-	{ "msi", G_IRQ, "kvm_msi_set_irq", false },
-	{ "wakeup", G_IRQ, "kvm_vcpu_wakeup", false },
-	{ "route", G_ROUTE, "kvm_irq_route", false },
-	{ "resteer", G_ROUTE, "kvm_irq_resteer", false },
-	{ "attach", G_POLICY, "kvm_ext_attach", false },
-	{ "update", G_POLICY, "kvm_ext_update", false },
-	{ "detach", G_POLICY, "kvm_ext_detach", false },
-	{ "eject", G_POLICY, "kvm_ext_eject", false },
-	{ "take", G_POLICY, "kvm_ext_take", false },
+	{ "user_exit", G_EXIT, POINT_USER_EXIT },
+	{ "fpu", G_EXIT, POINT_FPU },
+	{ "thread_exit", G_EXIT, POINT_THREAD_EXIT },
+	{ "fault", G_FAULT, POINT_FAULT },
+	{ "dirty_fentry", G_DIRTY, POINT_DIRTY },
+	{ "mark", G_THROTTLE, POINT_MARK },
+	{ "ask", G_THROTTLE, POINT_ASK },
+	{ "block", G_THROTTLE, POINT_BLOCK },
+	{ "dirty_round", G_THROTTLE, POINT_ROUND },
+	{ "inject", G_IRQ, POINT_INJECT },
+	{ "exception", G_IRQ, POINT_EXCEPTION },
+	{ "accept", G_IRQ, POINT_ACCEPT },
+	{ "msi", G_IRQ, POINT_MSI },
+	{ "wakeup", G_IRQ, POINT_WAKEUP },
+	{ "route", G_ROUTE, POINT_ROUTE },
+	{ "resteer", G_ROUTE, POINT_RESTEER },
+	{ "attach", G_POLICY, POINT_ATTACH },
+	{ "update", G_POLICY, POINT_UPDATE },
+	{ "detach", G_POLICY, POINT_DETACH },
+	{ "eject", G_POLICY, POINT_EJECT },
+	{ "take", G_POLICY, POINT_TAKE },
 };
 
 /**
@@ -531,13 +531,13 @@ static struct ring_buffer *make_rings(const struct trace_args *t, const struct t
  * struct lack - events that there will be none of
  * @group: of this kind
  * @all: of this kind none at all
- * @points: what this kernel lacks, or what could not be attached to
+ * @absent: what this kernel lacks, or what could not be attached to
  * @why: it could not; else NULL
  */
 struct lack {
 	enum group group;
 	bool all;
-	char *points;
+	char *absent;
 	const char *why;
 };
 
@@ -545,15 +545,15 @@ struct lack {
 static struct lack lacks[G_NR + ARRAY_SIZE(progs) + 3];
 static int nr_lacks;
 
-static void missing(enum group group, bool all, char *points, const char *why)
+static void missing(enum group group, bool all, char *absent, const char *why)
 {
 	if (g.json)
-		lacks[nr_lacks++] = (struct lack){ group, all, points, why };
+		lacks[nr_lacks++] = (struct lack){ group, all, absent, why };
 	else if (why)
-		fprintf(stderr, "kvmext: cannot attach to %s: %s\n", points, why);
+		fprintf(stderr, "kvmext: cannot attach to %s: %s\n", absent, why);
 	else
 		fprintf(stderr, "kvmext: %s %s events: this kernel lacks %s\n",
-			all ? "no" : "not all", group_names[group], points);
+			all ? "no" : "not all", group_names[group], absent);
 }
 
 static void begin_json(const struct trace_args *t)
@@ -568,7 +568,7 @@ static void begin_json(const struct trace_args *t)
 		j_open("missing", '{');
 		j_str("event", group_names[lacks[i].group]);
 		j_bool("all", lacks[i].all);
-		j_str("points", lacks[i].points);
+		j_str("points", lacks[i].absent);
 		j_str("error", lacks[i].why);
 		j_close('}');
 		j_close('}');
@@ -582,7 +582,7 @@ static unsigned int choose(const struct trace_args *t, struct trace_bpf *skel, e
 	bool named_threads;
 
 	for (int grp = 0; grp < G_NR; grp++) {
-		char *points = NULL;
+		char *absent = NULL;
 		bool any = false;
 
 		if (!(t->groups & 1 << grp))
@@ -590,17 +590,17 @@ static unsigned int choose(const struct trace_args *t, struct trace_bpf *skel, e
 		if (grp == G_EXIT) {
 			any = exit_hook != HOOK_NONE;
 			if (!any)
-				points = str("tracepoint kvm_exit");
+				absent = str("tracepoint %s", points[POINT_EXIT].name);
 		}
 		for (size_t i = 0; i < ARRAY_SIZE(progs); i++) {
+			const struct point *point = &points[progs[i].point];
 			struct bpf_program *p;
 			bool there;
 
 			if (progs[i].group != (enum group)grp)
 				continue;
 			p = bpf_object__find_program_by_name(skel->obj, progs[i].prog);
-			there = progs[i].function ? hook_fentry("kvm", progs[i].point) :
-						    hook_tp_btf(progs[i].point);
+			there = hook_has(progs[i].point);
 			/* What only a KVM of its own kind needs */
 			if (p == skel->progs.fpu && !foreign_kvm())
 				continue;
@@ -608,12 +608,12 @@ static unsigned int choose(const struct trace_args *t, struct trace_bpf *skel, e
 			if (there && grp != G_EXIT)
 				any = true;
 			else if (!there)
-				points = str("%s%s%s %s", points ?: "", points ? ", " : "",
-					     progs[i].function ? "fentry for" : "tracepoint",
-					     progs[i].point);
+				absent = str("%s%s%s %s", absent ?: "", absent ? ", " : "",
+					     point->kind == FUNCTION ? "fentry for" : "tracepoint",
+					     point->name);
 		}
-		if (points)
-			missing(grp, !any, points, NULL);
+		if (absent)
+			missing(grp, !any, absent, NULL);
 		if (any)
 			have |= 1 << grp;
 	}

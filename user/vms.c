@@ -21,6 +21,7 @@
 #include "host.h"
 #include "log.h"
 #include "out.h"
+#include "table.h"
 #include "text.h"
 #include "top.h"
 #include "tracer.h"
@@ -43,32 +44,31 @@ struct vcpu_priv {
 	struct top_reason before[TOP_REASONS];
 };
 
-/* A program that may be missing, and its hook; a function or a tracepoint */
+/* A program that may be missing, where it is attached, and what it is the source of */
 static const struct {
 	const char *prog;
-	enum vms_hook_id hook;
-	const char *module;
-	const char *name;
-} hooks[] = {
-	{ "top_inj_virq", HOOK_INJECT, NULL, "kvm_inj_virq" },
-	{ "top_wakeup", HOOK_WAKEUP, NULL, "kvm_vcpu_wakeup" },
-	{ "top_halt", HOOK_HALT, "kvm", "kvm_vcpu_halt" },
-	{ "top_waking", HOOK_WAKING, NULL, "sched_waking" },
-	{ "top_svm_irq", HOOK_ACCEPT, "kvm_amd", "svm_deliver_interrupt" },
-	{ "top_vmx_irq", HOOK_ACCEPT, "kvm_intel", "vmx_deliver_interrupt" },
-	{ "top_dirty", HOOK_DIRTY, "kvm", "mark_page_dirty_in_slot" },
-	{ "top_destroy", HOOK_DESTROY, "kvm", "kvm_arch_vcpu_destroy" },
-	{ "top_ask", HOOK_ASK, NULL, "kvm_throttle_ask" },
-	{ "top_block", HOOK_BLOCK, NULL, "kvm_throttle_block" },
-	{ "top_fpu", HOOK_RUN, NULL, "kvm_fpu" },
-	{ "top_attach", HOOK_POLICY, NULL, "kvm_ext_attach" },
-	{ "top_update", HOOK_POLICY, NULL, "kvm_ext_update" },
-	{ "top_detach", HOOK_POLICY, NULL, "kvm_ext_detach" },
-	{ "top_eject", HOOK_POLICY, NULL, "kvm_ext_eject" },
-	{ "top_take", HOOK_POLICY, NULL, "kvm_ext_take" },
+	enum vms_source source;
+	enum point_id point;
+} progs[] = {
+	{ "top_inj_virq", SRC_INJECT, POINT_INJECT },
+	{ "top_wakeup", SRC_WAKEUP, POINT_WAKEUP },
+	{ "top_halt", SRC_HALT, POINT_HALT },
+	{ "top_waking", SRC_WAKING, POINT_WAKING },
+	{ "top_svm_irq", SRC_ACCEPT, POINT_SVM_IRQ },
+	{ "top_vmx_irq", SRC_ACCEPT, POINT_VMX_IRQ },
+	{ "top_dirty", SRC_DIRTY, POINT_DIRTY },
+	{ "top_destroy", SRC_DESTROY, POINT_DESTROY },
+	{ "top_ask", SRC_ASK, POINT_ASK },
+	{ "top_block", SRC_BLOCK, POINT_BLOCK },
+	{ "top_fpu", SRC_RUN, POINT_FPU },
+	{ "top_attach", SRC_POLICY, POINT_ATTACH },
+	{ "top_update", SRC_POLICY, POINT_UPDATE },
+	{ "top_detach", SRC_POLICY, POINT_DETACH },
+	{ "top_eject", SRC_POLICY, POINT_EJECT },
+	{ "top_take", SRC_POLICY, POINT_TAKE },
 };
 
-static char *hook_text[HOOKS];
+static char *source_text[SOURCES];
 static struct top_bpf *skel;
 static struct top_vcpu *slots;
 static size_t slots_size;
@@ -83,13 +83,12 @@ static int load(void)
 	skel = top_bpf__open();
 	if (!skel)
 		return -errno;
-	for (size_t i = 0; i < ARRAY_SIZE(hooks); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(progs); i++) {
 		bool has;
 
-		p = bpf_object__find_program_by_name(skel->obj, hooks[i].prog);
-		has = hooks[i].module ? hook_fentry(hooks[i].module, hooks[i].name) :
-					hook_tp_btf(hooks[i].name);
-		if (hooks[i].hook == HOOK_RUN)
+		p = bpf_object__find_program_by_name(skel->obj, progs[i].prog);
+		has = hook_has(progs[i].point);
+		if (progs[i].source == SRC_RUN)
 			has = has && foreign_kvm();
 		bpf_program__set_autoload(p, has);
 	}
@@ -101,16 +100,16 @@ static int attach(void)
 {
 	struct bpf_program *p;
 
-	for (size_t i = 0; i < ARRAY_SIZE(hooks); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(progs); i++) {
 		struct bpf_link *link;
 
-		p = bpf_object__find_program_by_name(skel->obj, hooks[i].prog);
+		p = bpf_object__find_program_by_name(skel->obj, progs[i].prog);
 		if (!bpf_program__autoload(p))
 			continue;
 		link = bpf_program__attach(p);
 		if (!link)
 			continue;
-		hook_text[hooks[i].hook] = str("%s", bpf_program__section_name(p));
+		source_text[progs[i].source] = str("%s", bpf_program__section_name(p));
 	}
 	skel->links.top_entry = bpf_program__attach(skel->progs.top_entry);
 	skel->links.top_exit = bpf_program__attach(skel->progs.top_exit);
@@ -149,36 +148,36 @@ void vms_close(void)
 	skel = NULL;
 }
 
-const char *vms_hook(enum vms_hook_id h)
+const char *vms_source(enum vms_source src)
 {
-	return hook_text[h];
+	return source_text[src];
 }
 
 bool vms_has(enum vms_figure f)
 {
 	switch (f) {
 	case F_HALTED_NS:
-		return hook_text[HOOK_WAKEUP];
+		return source_text[SRC_WAKEUP];
 	case F_READY_NS:
-		return hook_type("sched_info");
+		return hook_has(POINT_READY);
 	case F_BLOCKED_NS:
-		return hook_text[HOOK_BLOCK];
+		return source_text[SRC_BLOCK];
 	case F_DIRTY:
-		return hook_text[HOOK_DIRTY];
+		return source_text[SRC_DIRTY];
 	case F_INJECTED:
-		return hook_text[HOOK_INJECT];
+		return source_text[SRC_INJECT];
 	case F_POSTED:
-		return hook_text[HOOK_ACCEPT];
+		return source_text[SRC_ACCEPT];
 	case F_INJ_N:
 	case F_INJ_NS:
-		return hook_text[HOOK_ACCEPT] && hook_text[HOOK_INJECT];
+		return source_text[SRC_ACCEPT] && source_text[SRC_INJECT];
 	case F_WAKE_N:
 	case F_WAKE_NS:
 		/* The end of it is an entry. */
-		return hook_text[HOOK_WAKING] && !vms.silent;
+		return source_text[SRC_WAKING] && !vms.silent;
 	case F_ASKS:
 	case F_BLOCKS:
-		return hook_text[HOOK_ASK];
+		return source_text[SRC_ASK];
 	default:
 		return true;
 	}
@@ -219,7 +218,7 @@ static void count(const struct top_vcpu *s, uint64_t now, uint64_t f[FIGURES])
 		/* Without a hook where it begins: it exited to halt and has not been back. */
 		if (s->halt_since && now > s->halt_since)
 			f[F_HALTED_NS] += now - s->halt_since;
-		else if (!hook_text[HOOK_HALT] && is_halt(s))
+		else if (!source_text[SRC_HALT] && is_halt(s))
 			f[F_HALTED_NS] += now - s->exit_ns;
 	}
 	f[F_READY_NS] = s->ready_ns;

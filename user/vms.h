@@ -6,19 +6,19 @@
 #include "base.h"
 
 /* Programs that may be missing, each with the figures that hang on it */
-enum vms_hook_id {
-	HOOK_INJECT,
-	HOOK_WAKEUP,
-	HOOK_HALT,
-	HOOK_WAKING,
-	HOOK_ACCEPT,
-	HOOK_DIRTY,
-	HOOK_DESTROY,
-	HOOK_ASK,
-	HOOK_BLOCK,
-	HOOK_RUN,
-	HOOK_POLICY,
-	HOOKS,
+enum vms_source {
+	SRC_INJECT,
+	SRC_WAKEUP,
+	SRC_HALT,
+	SRC_WAKING,
+	SRC_ACCEPT,
+	SRC_DIRTY,
+	SRC_DESTROY,
+	SRC_ASK,
+	SRC_BLOCK,
+	SRC_RUN,
+	SRC_POLICY,
+	SOURCES,
 };
 
 /* Figures, in the order of struct vm's and struct vcpu's arrays */
@@ -113,7 +113,7 @@ struct vm {
  * @took_ns: length of the interval
  * @lost: exits of vCPUs for which there was no room
  * @silent: this KVM does not tell its exits; these are those to user space
- * @policy_changes: grows when a policy comes, goes or is taken from a VM (HOOK_POLICY)
+ * @policy_changes: grows when a policy comes, goes or is taken from a VM (SRC_POLICY)
  */
 struct vms {
 	struct vm *vm;
@@ -132,8 +132,8 @@ int vms_open(void);
 void vms_close(void);
 /* vms_read - look again; what it returns is good until the next call */
 const struct vms *vms_read(void);
-/* vms_hook - which hook serves, or NULL if this kernel has none */
-const char *vms_hook(enum vms_hook_id h);
+/* vms_source - which program serves, or NULL if this kernel has none */
+const char *vms_source(enum vms_source src);
 /* vms_has - can this figure be had here? */
 bool vms_has(enum vms_figure f);
 
