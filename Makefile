@@ -156,16 +156,26 @@ CFLAGS ?= -O2 -g
 USER_CFLAGS := $(CFLAGS) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Werror \
 	-I. -Ibuild -isystem $(LIBBPF_INC)
 USER_LIBS := -lsmartcols -lncursesw -ltinfo -lelf -lz -lm
+GUEST_LIBS := -lelf -lz
 # The BPF of the tool itself lies beside the C that loads it.
 tool_bpf := $(wildcard user/*.bpf.c)
 user_src := $(filter-out $(tool_bpf),$(wildcard user/*.c))
 user_obj := $(user_src:%.c=build/%.o)
 
-tools: $(if $(user_src),build/kvmext)
+tools: build/kvmext build/kvmext-guest
 
-build/kvmext: $(user_obj) $(LIBBPF_A)
+build/kvmext: build/user/main.o build/user/kvmext.a $(LIBBPF_A)
 	$(say) LD $@
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(USER_LIBS)
+
+# The agent is for guests: of the tool it takes what it needs, and no library for screens.
+build/kvmext-guest: build/user/kvmext-guest.o build/user/kvmext.a $(LIBBPF_A)
+	$(say) LD $@
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(GUEST_LIBS)
+
+# All but the two main().
+build/user/kvmext.a: $(filter-out build/user/main.o build/user/kvmext-guest.o,$(user_obj))
+	$(Q)rm -f $@; ar rcs $@ $^
 
 # Not yet in a .d file when they are needed first.
 skels := $(tool_bpf:%.bpf.c=build/%.skel.h)
@@ -294,12 +304,13 @@ include tests/fuzz/build.mk
 PREFIX ?= /usr/local
 man_pages := $(wildcard user/*.[1-9])
 # All that install puts below PREFIX, and uninstall takes away.
-installed := sbin/kvmext $(foreach m,$(man_pages),share/man/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
+installed := sbin/kvmext sbin/kvmext-guest \
+	$(foreach m,$(man_pages),share/man/man$(subst .,,$(suffix $(m)))/$(notdir $(m))) \
 	$(policies:build/bpf/%=share/kvmext/%)
 
 install: tools policies
 	$(say) INSTALL $(DESTDIR)$(PREFIX)
-	$(Q)install -D build/kvmext $(DESTDIR)$(PREFIX)/sbin/kvmext
+	$(Q)install -D -t $(DESTDIR)$(PREFIX)/sbin build/kvmext build/kvmext-guest
 	$(Q)for m in $(man_pages); do \
 		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man$${m##*.} $$m || exit 1; done
 	$(Q)install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/kvmext $(policies)
@@ -377,7 +388,7 @@ help:
 	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
-	@echo 'make install             kvmext, its man page and policies to PREFIX (/usr/local)'
+	@echo 'make install             kvmext, kvmext-guest, man page and policies to PREFIX (/usr/local)'
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
 	@echo 'make uninstall; make KREL=X modules_uninstall   take them away again'
 	@echo 'make test-trixie         build and test on Debian 13, in a folder that mmdebstrap makes (root)'

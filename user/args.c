@@ -9,7 +9,6 @@
 #include "base.h"
 #include "json.h"
 #include "out.h"
-#include "text.h"
 
 /* The argument that argp could not make sense of. */
 static const char *bad_arg;
@@ -118,7 +117,7 @@ int parse_args(int argc, char **argv, const struct argp_option *options, argp_pa
 	error_t err;
 
 	/* A command without a parser takes no arguments; argp would take them. */
-	argv[0] = str("kvmext %s", cmd);
+	argv[0] = (char *)called(cmd);
 	err = argp_parse(&argp, argc, argv, ARGP_NO_ERRS | ARGP_NO_HELP, &index, input);
 	if (!err && !parser && index < argc) {
 		fail_usage(cmd, "'%s' is not expected", argv[index]);

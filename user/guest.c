@@ -448,8 +448,9 @@ static int learn(struct guest *x)
 	read_syms(x);
 	/* This one is in every kernel. */
 	if (x->addr[S_MAX_PFN] <= 1 && !has_cap(CAP_SYSLOG)) {
-		static const char why[] =
-			"kvmext guest lacks CAP_SYSLOG, and this kernel hides where its variables are";
+		char *why =
+			str("%s lacks CAP_SYSLOG, and this kernel hides where its variables are",
+			    called("guest"));
 
 		port_send(&x->port, "refused %s\n", why);
 		return fail(E_PRIV, "give it CAP_SYSLOG", "free pages cannot be told here: %s",
@@ -556,14 +557,14 @@ static int folder(struct guest *x, bool make, bool wait)
 		return fail(E_INTERNAL, NULL, "cannot make %s: %s", x->dir, strerror(errno));
 	x->lock = open(x->dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (x->lock < 0)
-		return fail(E_ENV, "start kvmext guest", "no free pages are kept here: %s: %s",
+		return fail(E_ENV, str("start %s", called("guest")), "no free pages are kept here: %s: %s",
 			    x->dir, strerror(errno));
 	if (fstat(x->lock, &st) || st.st_uid != geteuid() || st.st_mode & 022)
 		return fail(E_ENV, "remove it, and mount bpffs with mode=0700",
 			    "%s is not root's alone", x->dir);
 	while (make && flock(x->lock, LOCK_EX | LOCK_NB)) {
 		if (!--tries)
-			return fail(E_CONFLICT, "end that first", "another kvmext guest runs");
+			return fail(E_CONFLICT, "end that first", "another %s runs", called("guest"));
 		usleep(100000);
 	}
 	return OK;
@@ -1177,7 +1178,7 @@ static int agent(struct guest *x)
 	unpin(x);
 	show_state(x, "ended", x->reason);
 	if (x->reason && strcmp(x->reason, "it has been withdrawn"))
-		return fail(E_INTERNAL, "kvmext guest begins anew",
+		return fail(E_INTERNAL, str("%s begins anew", called("guest")),
 			    "the free pages are not to be trusted: %s", x->reason);
 	say("ended");
 	return OK;
@@ -1190,7 +1191,7 @@ static int check_once(struct guest *x)
 	if (ret != OK)
 		return ret;
 	if (!adopt(x, false))
-		return fail(E_ENV, "start kvmext guest",
+		return fail(E_ENV, str("start %s", called("guest")),
 			    "there is no area here, or it was withdrawn");
 	while (x->check_at < x->pfns)
 		if (check_step(x) != OK)

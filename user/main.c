@@ -10,8 +10,8 @@
 #include "base.h"
 #include "commands.h"
 #include "json.h"
-#include "log.h"
 #include "out.h"
+#include "program.h"
 #include "text.h"
 
 static const struct {
@@ -149,25 +149,13 @@ int cmd_help(int argc, char **argv)
 	return OK;
 }
 
-/* -j among letters that take no value in any command, as in -vj, or the long option */
-static bool is_json(const char *arg)
-{
-	return !strcmp(arg, "--json") ||
-	       (*arg == '-' && strchr(arg, 'j') && arg[1 + strspn(arg + 1, "jqvbuVh?")] == 0);
-}
-
 int main(int argc, char **argv)
 {
 	struct top_args a = {};
 	error_t err;
 	int ret;
 
-	/* Errors in the options before a --json are to be JSON as well. */
-	for (int i = 1; i < argc; i++)
-		if (is_json(argv[i]))
-			g.json = true;
-	out_init();
-	log_init();
+	program_begin(argc, argv, NULL);
 	argv[0] = "kvmext";
 	err = argp_parse(&top_argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_ERRS | ARGP_NO_HELP, NULL,
 			 &a);
@@ -176,12 +164,5 @@ int main(int argc, char **argv)
 		ret = fail_usage(NULL, "which command?");
 	if (ret == OK)
 		ret = dispatch(argc - a.command, argv + a.command);
-	errno = 0;
-	if (fflush(stdout) || ferror(stdout)) {
-		/* An earlier write that failed did so for a reason of which nothing is left. */
-		fprintf(stderr, "kvmext: cannot write the output%s%s; give it room, or a reader\n",
-			errno ? ": " : "", errno ? strerror(errno) : "");
-		return ret ? ret : E_INTERNAL;
-	}
-	return ret;
+	return program_end(ret);
 }

@@ -19,9 +19,22 @@ int fail_count(void)
 }
 
 static bool env_utf8;
+/* The name of a program that is one command */
+static const char *single;
 
-void out_init(void)
+const char *program_name(void)
 {
+	return single ? single : "kvmext";
+}
+
+const char *called(const char *cmd)
+{
+	return cmd && !single ? str("kvmext %s", cmd) : program_name();
+}
+
+void out_init(const char *alone)
+{
+	single = alone;
 	setlocale(LC_CTYPE, "");
 	env_utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
 	/* Names are UTF-8 whatever the locale, and a table wants to know how wide they are. */
@@ -70,7 +83,7 @@ static int vfail(enum code code, const char *hint, const char *fmt, va_list ap)
 		j_close('}');
 		j_close('}');
 	} else {
-		fprintf(stderr, "kvmext: %s%s%s\n", msg, h ? "; " : "", h ? h : "");
+		fprintf(stderr, "%s: %s%s%s\n", program_name(), msg, h ? "; " : "", h ? h : "");
 	}
 	free(msg);
 	free(h);
@@ -90,7 +103,7 @@ int fail(enum code code, const char *hint, const char *fmt, ...)
 
 int fail_usage(const char *cmd, const char *fmt, ...)
 {
-	char *hint = cmd ? str("see kvmext %s --help", cmd) : str("see kvmext --help");
+	char *hint = str("see %s --help", called(cmd));
 	va_list ap;
 	int ret;
 

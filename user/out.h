@@ -5,8 +5,15 @@
 
 #include "base.h"
 
-/* out_init - before anything is printed: which characters there are */
-void out_init(void);
+/*
+ * out_init - before anything is printed: which characters there are; @alone is the name of a
+ * program that is one command, NULL for kvmext
+ */
+void out_init(const char *alone);
+/* program_name - kvmext, or that */
+const char *program_name(void);
+/* called - how the user calls a command: "kvmext CMD", or that program */
+const char *called(const char *cmd);
 /* out_utf8 - the user's locale says that the terminal shows UTF-8 */
 bool out_utf8(void);
 /**

@@ -4,7 +4,7 @@
 # `make fuzz`, and by gcc, which every build has, for tests/host/fuzz.sh.
 
 fuzz_targets := args load object state value
-fuzz_user := $(user_src:user/%.c=%)
+fuzz_user := $(filter-out kvmext-guest,$(user_src:user/%.c=%))
 fuzz_libbpf := $(notdir $(basename $(wildcard $(KSRC)/tools/lib/bpf/*.c)))
 # What the targets put in the place of the tool's own, and what they reset.
 fuzz_wrap := bpf_object__open_mem btf__load_vmlinux_btf cmd_doctor drop_rights feat_supported \

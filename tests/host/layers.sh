@@ -52,17 +52,22 @@ one_way() {
 	! circle "$1"
 }
 
-echo 1..5
+echo 1..6
 includes user >"$tmp/includes"
 one_way "$tmp/includes"; ok "no module includes one that includes it" $?
 calls >"$tmp/calls" && one_way "$tmp/calls"; ok "no module calls one that calls it" $?
-# What commands.h lists is for main: nobody else uses anything of those modules.
+# What commands.h lists is for the two main(): nobody else uses anything of those modules.
 cat "$tmp/includes" "$tmp/calls" | awk '
+	$1 == "main" || $1 == "kvmext-guest" { next }
 	$2 == "commands" { command[$1] }
-	$1 != "main" { user[$2] = user[$2] " " $1 }
-	END { delete command["main"]; for (c in command) if (c in user) print c " is used by" user[c] }
+	{ user[$2] = user[$2] " " $1 }
+	END { for (c in command) if (c in user) print c " is used by" user[c] }
 ' >"$tmp/log"
 [ ! -s "$tmp/log" ]; ok "nobody but main uses a command" $?
+
+readelf -d build/kvmext-guest >"$tmp/needs" && grep -q 'NEEDED.*libelf' "$tmp/needs" &&
+	! grep -E 'NEEDED.*(ncurses|tinfo|smartcols)' "$tmp/needs" >"$tmp/log"
+ok "the guest's agent needs no library for screens and tables" $?
 
 mkdir "$tmp/user" && cp user/*.[ch] "$tmp/user/"
 echo '#include "out.h"' >>"$tmp/user/text.h"

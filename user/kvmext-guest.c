@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * kvmext-guest: kvmext guest as a program of its own, for guests. It needs neither ncurses
+ * nor libsmartcols.
+ */
+#include "commands.h"
+#include "program.h"
+
+int main(int argc, char **argv)
+{
+	program_begin(argc, argv, "kvmext-guest");
+	return program_end(cmd_guest(argc, argv));
+}
