@@ -1,5 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-/* JSON on stdout, as it comes: nothing is kept but the brackets that are open. */
+/*
+ * JSON on stdout, as it comes: nothing is kept but the brackets that are open.
+ *
+ * json-c builds the whole document before it prints it, with allocations for each value;
+ * trace would do so for every event. It passes strings on that are no UTF-8, or that a
+ * terminal obeys. And an error in the midst of a document has to close it, so that it stays
+ * one document.
+ *
+ * libsmartcols can write a table as JSON, but not an object, a number that may be absent or a
+ * table within a record.
+ */
 #include "json.h"
 
 #include <stdio.h>
@@ -13,11 +23,6 @@ static int j_depth;
 static bool j_comma;
 static bool j_one_line;
 
-/*
- * libsmartcols can write a table as JSON, but not an object, a number that may
- * be absent or a table within a record; so that all documents are alike, all
- * are written here.
- */
 void j_lines(void)
 {
 	j_one_line = true;
@@ -29,7 +34,7 @@ static void j_quote(const char *s)
 	putchar('"');
 	while (*s) {
 		uint32_t c;
-		int n = utf8((const unsigned char *)s, &c);
+		int n = utf8(s, &c);
 
 		if (!n)
 			printf("\\ufffd");

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
+#include <wchar.h>
 
 #include "base.h"
 
@@ -28,24 +29,36 @@ char *str(const char *fmt, ...)
 	return s;
 }
 
-int utf8(const unsigned char *s, uint32_t *c)
+int utf8(const char *s, uint32_t *c)
 {
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	int n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : *s < 0xf8 ? 4 : 0;
+	mbstate_t state = {};
+	wchar_t wide;
+	size_t n;
 
-	*c = n > 1 ? *s & (0x7f >> n) : *s;
-	for (int i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80) {
-			n = 0;
-			break;
-		}
-		*c = *c << 6 | (s[i] & 0x3f);
-	}
-	if (*c < least[n] || *c > 0x10ffff || (*c >= 0xd800 && *c < 0xe000))
-		n = 0;
-	if (!n)
-		*c = *s;
+	*c = (unsigned char)*s;
+	if (*c < 0x80)
+		return 1;
+	n = mbrtowc(&wide, s, MB_CUR_MAX, &state);
+	/* glibc takes four bytes for more than there is in Unicode. */
+	if (n > MB_CUR_MAX || wide > 0x10ffff)
+		return 0;
+	*c = wide;
 	return n;
+}
+
+int text_width(const char *s)
+{
+	wchar_t *wide = calloc(strlen(s) + 1, sizeof(*wide));
+	size_t n;
+	int width = -1;
+
+	if (!wide)
+		abort();
+	n = mbstowcs(wide, s, strlen(s));
+	if (n != (size_t)-1)
+		width = wcswidth(wide, n);
+	free(wide);
+	return width < 0 ? (int)strlen(s) : width;
 }
 
 bool is_control(uint32_t c)
@@ -62,7 +75,7 @@ void printable(char *s, const char *keep)
 {
 	while (*s) {
 		uint32_t c;
-		int n = utf8((unsigned char *)s, &c);
+		int n = utf8(s, &c);
 
 		if (n && (!is_control(c) || (n == 1 && strchr(keep, c))))
 			s += n;

@@ -14,7 +14,7 @@ char *str(const char *fmt, ...) __printf(1, 2);
 /* vstr - the same of a list of arguments */
 char *vstr(const char *fmt, va_list ap);
 /**
- * utf8 - the character at the start of a text
+ * utf8 - the character at the start of a text, in the locale that out_init() chose
  * @s: the text
  * @c: which it is, or the byte if it is none
  *
@@ -22,7 +22,9 @@ char *vstr(const char *fmt, va_list ap);
  *
  * Return: its length in bytes, 0 if there is none.
  */
-int utf8(const unsigned char *s, uint32_t *c);
+int utf8(const char *s, uint32_t *c);
+/* text_width - how many columns of a terminal it takes; its bytes if that is not known */
+int text_width(const char *s);
 /* is_control - a terminal obeys it: a control, or it turns the direction of writing round */
 bool is_control(uint32_t c);
 /* nearest - the one of @n names that @s may have meant, or NULL */

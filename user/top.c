@@ -602,6 +602,8 @@ static void line(const struct vms *s, const struct row *r, int skip, char *to, s
 			cell(s, r, c, text, sizeof(text));
 		else
 			snprintf(text, sizeof(text), "%s", cols[c].head);
+		/* The width of "%*s" is in bytes. */
+		w += ((int)strlen(text) - text_width(text)) * (w < 0 ? -1 : 1);
 		len += snprintf(to + len, size - len, "%s%*s", c ? " " : "", w, text);
 	}
 	if (len >= size)
