@@ -395,18 +395,50 @@ static const char *reason_name(const struct reason *r)
 
 /* --- rows and columns --------------------------------------------------------- */
 
-enum { COL_VM, COL_NAME, COL_FIRST, COL_POLICY = 13, COL_LAST = 15, COL_EXITS, COLS_ALL };
+/* Those from COL_FIRST on can be scrolled away. */
+enum {
+	COL_VM,
+	COL_NAME,
+	COL_FIRST,
+	COL_EXITS = COL_FIRST,
+	COL_OUT,
+	COL_HALTED,
+	COL_READY,
+	COL_BLOCKED,
+	COL_DIRTY,
+	COL_MIB,
+	COL_INJECTED,
+	COL_POSTED,
+	COL_WAKE,
+	COL_INJECT,
+	COL_POLICY,
+	COL_ASKS,
+	COL_BLOCKS,
+	COL_TOP_EXITS,
+	COLS_ALL,
+};
 
 static const struct {
 	const char *head;
 	int width; /* negative: flush left */
 } cols[COLS_ALL] = {
-	{ "VM", 8 },	    { "NAME", -15 },   { "EXITS/S", 8 },
-	{ "OUT", 6 },	    { "HALTED", 6 },   { "READY", 6 },
-	{ "BLOCKED", 7 },   { "DIRTY/S", 8 },  { "MIB/S", 7 },
-	{ "INJ/S", 7 },	    { "POST/S", 7 },   { "WAKE/US", 8 },
-	{ "INJECT/US", 9 }, { "POLICY", -12 }, /* at least */
-	{ "ASKS/S", 7 },    { "BLOCKS/S", 8 }, { "TOP EXITS (SHARE OF TIME)", -40 },
+	[COL_VM] = { "VM", 8 },
+	[COL_NAME] = { "NAME", -15 },
+	[COL_EXITS] = { "EXITS/S", 8 },
+	[COL_OUT] = { "OUT", 6 },
+	[COL_HALTED] = { "HALTED", 6 },
+	[COL_READY] = { "READY", 6 },
+	[COL_BLOCKED] = { "BLOCKED", 7 },
+	[COL_DIRTY] = { "DIRTY/S", 8 },
+	[COL_MIB] = { "MIB/S", 7 },
+	[COL_INJECTED] = { "INJ/S", 7 },
+	[COL_POSTED] = { "POST/S", 7 },
+	[COL_WAKE] = { "WAKE/US", 8 },
+	[COL_INJECT] = { "INJECT/US", 9 },
+	[COL_POLICY] = { "POLICY", -12 }, /* at least */
+	[COL_ASKS] = { "ASKS/S", 7 },
+	[COL_BLOCKS] = { "BLOCKS/S", 8 },
+	[COL_TOP_EXITS] = { "TOP EXITS (SHARE OF TIME)", -40 },
 };
 
 /* As the names of those that are shown need */
@@ -529,50 +561,50 @@ static void cell(const struct vms *s, const struct row *r, int col, char *to, si
 		else
 			snprintf(to, size, "%s", *r->vm->comm ? r->vm->comm : "-");
 		break;
-	case 2:
+	case COL_EXITS:
 		number(to, size, per_s(s, r, F_EXITS), "%.0f");
 		break;
-	case 3:
+	case COL_OUT:
 		number(to, size, 100 * outside(r), "%.1f%%");
 		break;
-	case 4:
+	case COL_HALTED:
 		number(to, size, 100 * share(s, r, F_HALTED_NS), "%.1f%%");
 		break;
-	case 5:
+	case COL_READY:
 		number(to, size, 100 * share(s, r, F_READY_NS), "%.1f%%");
 		break;
-	case 6:
+	case COL_BLOCKED:
 		number(to, size, 100 * share(s, r, F_BLOCKED_NS), "%.1f%%");
 		break;
-	case 7:
+	case COL_DIRTY:
 		number(to, size, dirty_per_s(s, r), "%.0f");
 		break;
-	case 8:
+	case COL_MIB:
 		number(to, size, mib_per_s(s, r), "%.1f");
 		break;
-	case 9:
+	case COL_INJECTED:
 		number(to, size, per_s(s, r, F_INJECTED), "%.0f");
 		break;
-	case 10:
+	case COL_POSTED:
 		number(to, size, per_s(s, r, F_POSTED), "%.0f");
 		break;
-	case 11:
+	case COL_WAKE:
 		number(to, size, mean_us(r, F_WAKE_NS, F_WAKE_N), "%.1f");
 		break;
-	case 12:
+	case COL_INJECT:
 		number(to, size, mean_us(r, F_INJ_NS, F_INJ_N), "%.1f");
 		break;
 	case COL_POLICY:
 		policies_of(r->vm, names, sizeof(names));
 		snprintf(to, size, "%s", r->v ? "" : *names ? names : "-");
 		break;
-	case 14:
+	case COL_ASKS:
 		number(to, size, per_s(s, r, F_ASKS), "%.0f");
 		break;
-	case COL_LAST:
+	case COL_BLOCKS:
 		number(to, size, per_s(s, r, F_BLOCKS), "%.0f");
 		break;
-	case COL_EXITS:
+	case COL_TOP_EXITS:
 		*to = 0;
 		for (int i = 0; i < n && i < 3; i++) {
 			size_t len = strlen(to);
