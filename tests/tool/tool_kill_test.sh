@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The tool leaves nothing half done when killed at any step, when the VM exits meanwhile,
-# and when two of it run at once.
+# and when two run at once.
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tool.sh
 

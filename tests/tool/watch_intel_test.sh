@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvmext trace, hist and top agree on the Intel machine with a guest that exits a known
-# number of times, and with KVM's own counts. VMX has exits, names and hooks of its own.
+# kvmext trace, hist and top agree on the Intel machine with KVM's own counts, and with a
+# guest's known number of exits. VMX has exits, names and hooks of its own.
 # This is for busybox's shell, which that machine has.
 #
 # Machines: intel
