@@ -388,7 +388,7 @@ help:
 	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
-	@echo 'make install             kvmext, kvmext-guest, man page and policies to PREFIX (/usr/local)'
+	@echo 'make install             kvmext, kvmext-guest, man pages and policies to PREFIX (/usr/local)'
 	@echo 'make KREL=X modules_install   the modules for installed kernel X, before its own'
 	@echo 'make uninstall; make KREL=X modules_uninstall   take them away again'
 	@echo 'make test-trixie         build and test on Debian 13, in a folder that mmdebstrap makes (root)'
