@@ -10,6 +10,9 @@
 #include "json.h"
 #include "out.h"
 
+/* Of the command that runs, NULL before one is known */
+static const char *man_page;
+
 /* The argument that argp could not make sense of. */
 static const char *bad_arg;
 
@@ -26,21 +29,33 @@ static const struct argp_option global_options[] = {
 	{}
 };
 
-void show_help(const struct argp *argp, unsigned int flags, char *name)
+void args_page(const char *page)
+{
+	man_page = page;
+}
+
+static void write_help(FILE *f, const struct argp *argp, unsigned int flags, char *name,
+		       const char *page)
+{
+	argp_help(argp, f, flags & ~ARGP_HELP_EXIT_OK, name);
+	if (page)
+		fprintf(f, "\nkvmext-%s(8) says more.\n", page);
+}
+
+void show_help(const struct argp *argp, unsigned int flags, char *name, const char *page)
 {
 	char *text = NULL;
 	size_t size;
 	FILE *f;
 
-	flags &= ~ARGP_HELP_EXIT_OK;
 	if (!g.json) {
-		argp_help(argp, stdout, flags, name);
+		write_help(stdout, argp, flags, name, page);
 		return;
 	}
 	f = open_memstream(&text, &size);
 	if (!f)
 		abort();
-	argp_help(argp, f, flags, name);
+	write_help(f, argp, flags, name, page);
 	fclose(f);
 	j_open(NULL, '{');
 	j_str("help", text);
@@ -54,10 +69,10 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
 	case OPT_HELP:
 	case 'h':
 	case '?':
-		show_help(state->root_argp, ARGP_HELP_STD_HELP, state->name);
+		show_help(state->root_argp, ARGP_HELP_STD_HELP, state->name, man_page);
 		exit(OK);
 	case OPT_USAGE:
-		show_help(state->root_argp, ARGP_HELP_USAGE, state->name);
+		show_help(state->root_argp, ARGP_HELP_USAGE, state->name, NULL);
 		exit(OK);
 	case ARGP_KEY_ERROR:
 		if (state->next > 0 && state->next <= state->argc)

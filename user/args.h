@@ -34,8 +34,10 @@ int parse_args(int argc, char **argv, const struct argp_option *options, argp_pa
 	       const char *args_doc, const char *doc, void *input);
 /* args_global - the options of every command, for those who call argp themselves */
 extern const struct argp args_global;
-/* show_help - argp_help(), as a JSON document with --json; it does not exit */
-void show_help(const struct argp *argp, unsigned int flags, char *name);
+/* args_page - kvmext-@page(8) has the command that runs; its help says so */
+void args_page(const char *page);
+/* show_help - argp_help() and the page, as a JSON document with --json; it does not exit */
+void show_help(const struct argp *argp, unsigned int flags, char *name, const char *page);
 /* args_report - say what argp could not make sense of, if @err says that there was something */
 int args_report(const char *cmd, error_t err);
 /**

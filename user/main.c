@@ -14,17 +14,22 @@
 #include "program.h"
 #include "text.h"
 
+/* @page: kvmext-PAGE(8) has the command; tests/host/man.sh checks it */
 static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
+	const char *page;
 } commands[] = {
-	{ "load", cmd_load },	    { "switch", cmd_switch }, { "unload", cmd_unload },
-	{ "list", cmd_list },	    { "status", cmd_status }, { "get", cmd_get },
-	{ "set", cmd_set },	    { "mark", cmd_mark },     { "unmark", cmd_unmark },
-	{ "doctor", cmd_doctor },   { "top", cmd_top },	      { "dirty", cmd_dirty },
-	{ "trace", cmd_trace },	    { "hist", cmd_hist },     { "steer", cmd_steer },
-	{ "guest", cmd_guest },	    { "hint", cmd_hint },     { "help", cmd_help },
-	{ "version", cmd_version },
+	{ "load", cmd_load, "policy" },	      { "switch", cmd_switch, "policy" },
+	{ "unload", cmd_unload, "policy" },   { "list", cmd_list, "policy" },
+	{ "status", cmd_status, "watch" },    { "get", cmd_get, "params" },
+	{ "set", cmd_set, "params" },	      { "mark", cmd_mark, "policy" },
+	{ "unmark", cmd_unmark, "policy" },   { "doctor", cmd_doctor, "doctor" },
+	{ "top", cmd_top, "watch" },	      { "dirty", cmd_dirty, "watch" },
+	{ "trace", cmd_trace, "trace" },      { "hist", cmd_hist, "trace" },
+	{ "steer", cmd_steer, "steer" },      { "guest", cmd_guest, "free" },
+	{ "hint", cmd_hint, "free" },	      { "help", cmd_help, "doctor" },
+	{ "version", cmd_version, "doctor" },
 };
 
 struct top_args {
@@ -106,8 +111,10 @@ static int dispatch(int argc, char **argv)
 
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 		names[i] = commands[i].name;
-		if (!strcmp(argv[0], commands[i].name))
+		if (!strcmp(argv[0], commands[i].name)) {
+			args_page(commands[i].page);
 			return commands[i].run(argc, argv);
+		}
 	}
 	near = nearest(argv[0], names, ARRAY_SIZE(names));
 	return fail(E_USAGE, near ? str("did you mean '%s'?", near) : "see kvmext help",
@@ -145,7 +152,7 @@ int cmd_help(int argc, char **argv)
 		return ret;
 	if (cmd)
 		return dispatch(2, (char *[]){ cmd, "--help", NULL });
-	show_help(&top_argp, ARGP_HELP_STD_HELP, "kvmext");
+	show_help(&top_argp, ARGP_HELP_STD_HELP, "kvmext", NULL);
 	return OK;
 }
 
