@@ -20,7 +20,7 @@ cd "$(dirname "$0")/../.."
 . kernel-patches/build/cache.sh
 
 # What tests call, what Debian's QEMU is linked with, and what building QEMU takes.
-packages="busybox-static gnuplot-nox spin qemu-system-x86
+packages="busybox-static gnuplot-nox spin mandoc groff-base jq qemu-system-x86
 	  ninja-build libglib2.0-dev libattr1-dev python3-venv"
 # What Debian 13's folder has besides: what every Debian machine has, and the tests call.
 trixie_packages="iproute2 procps psmisc util-linux git"
