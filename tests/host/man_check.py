@@ -73,6 +73,19 @@ def structure(pages):
         ok(ours <= set(pages), f"{name}: the pages that it names are there", str(ours - set(pages)))
 
 
+def examples(pages):
+    """An example that no test runs is none"""
+    for group in sorted({p.group() for p in pages.values()}):
+        try:
+            with open(glob.glob(f"{TOP}/tests/*/man_{group}_test.sh")[0]) as f:
+                runs = re.search(rf'man_run\.py" {group}$', f.read(), re.M)
+            runs = runs and os.access(f.name, os.X_OK)
+        except (IndexError, OSError):
+            runs = False
+        names = " ".join(p.name for p in pages.values() if p.group() == group)
+        ok(runs, f"man_{group}_test runs the examples of {names}")
+
+
 def commands(pages):
     """Each on one page, which has its options; and the page is named by its help"""
     top = output(KVMEXT, "help")
@@ -128,6 +141,7 @@ def main():
     pages = manpages.pages()
     lint(pages)
     structure(pages)
+    examples(pages)
     commands(pages)
     exit_codes(pages)
     environment(pages)

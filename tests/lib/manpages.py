@@ -7,6 +7,8 @@ import re
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 PROMPTS = {"# ": "host", "guest# ": "guest"}
+# Commands that look on for seconds
+WATCHERS = {"top", "dirty", "trace", "hist", "steer"}
 
 
 def pages():
@@ -100,3 +102,9 @@ class Page:
                     raise ValueError(f"{self.name}: an example without a prompt: {text}")
                 block.append((PROMPTS[prompt], text.removeprefix(prompt)))
         return out
+
+    def group(self):
+        """Which test runs its examples: one test for all would take too long"""
+        if any(where == "guest" for block in self.examples() for where, _ in block):
+            return "guest"
+        return "watch" if WATCHERS & set(self.commands()) else "policy"
