@@ -201,7 +201,14 @@ build/tests/tool/vmcrowd: build/user/top.skel.h
 build/tests/tool/mapcrowd: build/user/dirty.skel.h
 
 # All that tests/run and tests/machine/run take, but for the Intel machine.
-tests-build: all $(test_progs) $(test_policies) machine-amd
+tests-build: all $(test_progs) $(test_policies) build/tests/tutorial/made machine-amd
+
+# The steps of the tutorial, from its page.
+build/tests/tutorial/made: bpf/README.md tests/tool/tutorial_test.py $(wildcard bpf/*.bpf.h) $(VMLINUX_H) $(CONFIG)
+	$(say) CLANG "build/tests/tutorial/*/*.bpf.o"
+	$(Q)rm -rf $(@D) && tests/tool/tutorial_test.py --extract $(@D)
+	$(Q)for c in $(@D)/*/*.bpf.c; do clang $(BPF_CFLAGS) -c $$c -o $${c%.c}.o || exit 1; done
+	$(Q)touch $@
 
 build/tests/%: tests/%.c $(LIBBPF_A) $(CONFIG)
 	$(say) CC $@
@@ -361,6 +368,10 @@ series-edit: $(CONFIG)
 series-export: $(CONFIG)
 	$(Q)kernel-patches/build/series.sh $(CONFIG) export
 
+# Ops and kfuncs in bpf/README.md, from the kernel-doc of the series.
+reference: modules
+	$(Q)kernel-patches/build/reference.py $(KTREE) --update
+
 clean:
 	$(say) CLEAN build
 	$(Q)rm -rf build
@@ -386,6 +397,7 @@ help:
 	@echo 'make bench-irq           what routing interrupts by policy costs and brings'
 	@echo 'make bench-free          migrate a guest whose free pages are not sent, beside virtio hinting'
 	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
+	@echo 'make reference           ops and kfuncs in bpf/README.md, from the headers of the series'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
 	@echo 'make install             kvmext, kvmext-guest, man pages and policies to PREFIX (/usr/local)'
@@ -407,4 +419,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all reference machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
