@@ -36,8 +36,10 @@ result $? "it knows every policy beside it"
 (cd "$root/usr/share/kvmext" && ls) >"$tmp/log"
 grep -qx converge.bpf.o "$tmp/log" && ! grep -q 'misbehave\|probe' "$tmp/log"
 result $? "no test's policy is among them"
-logged cmp user/kvmext.8 "$root/usr/share/man/man8/kvmext.8"
-result $? "the manual is there"
+for m in user/*.[78]; do
+	logged cmp "$m" "$root/usr/share/man/man${m##*.}/${m#user/}" || break
+done
+result $? "the manual pages are there"
 make -n install DESTDIR="$root" >"$tmp/log" 2>&1 && ! grep -q 'fetch\.sh\|tests/' "$tmp/log"
 result $? "nothing of the tests is needed for it"
 logged make uninstall DESTDIR="$root" PREFIX=/usr; result $? "make uninstall"
