@@ -29,7 +29,8 @@ build() {
 	[ "$(cat "$log.key" 2>/dev/null)" != "$key" ] || return 0
 	rm -f "$log.key"
 	kernel-patches/build/tree.sh build/config.mk $dir/tree "${@:-none}" || return 1
-	make -s -C $dir/tree M=arch/x86/kvm clean >/dev/null 2>&1
+	# "clean" leaves the objects of virt/kvm, of a run that was stopped too.
+	find $dir/tree/arch/x86/kvm $dir/tree/virt/kvm -name '*.o' -delete
 	make -k -j"$(nproc)" -C $dir/tree M=arch/x86/kvm W=1 C=1 modules >"$log.all" 2>&1 || {
 		grep -E 'error|\*\*\*' "$log.all" | head -n 20 | sed 's/^/# /'
 		return 1
