@@ -16963,14 +16963,6 @@ enum kvm_dirty_pass {
 	KVM_DIRTY_FINAL = 1,
 };
 
-enum kvm_dirty_source {
-	KVM_DIRTY_WRITE_FAULT = 0,
-	KVM_DIRTY_PML = 1,
-	KVM_DIRTY_MAP = 2,
-	KVM_DIRTY_HOST = 3,
-	KVM_DIRTY_NR_SOURCES = 4,
-};
-
 enum kvm_ext_exit_kind {
 	KVM_EXT_EXIT_NONE = 0,
 	KVM_EXT_EXIT_POLICY = 1,
@@ -17013,11 +17005,15 @@ enum kvm_intr_type {
 };
 
 enum kvm_irq_answer {
-	KVM_IRQ_OWN = -1,
+	KVM_IRQ_DEFAULT = -1,
 };
 
 enum kvm_irq_flags {
 	KVM_IRQ_POSTED = 1,
+};
+
+enum kvm_irq_limit {
+	KVM_IRQ_CANDIDATES = 32,
 };
 
 enum kvm_irq_run {
@@ -17115,8 +17111,14 @@ enum kvm_save_kind {
 	KVM_SAVE_NR_KINDS = 11,
 };
 
+enum kvm_save_limit {
+	KVM_SAVE_KINDS = 2046,
+	KVM_SAVE_CLASSES = 7,
+	KVM_SAVE_RESUMES = 4096,
+};
+
 enum kvm_save_state {
-	KVM_SAVE_DUE = 0,
+	KVM_SAVE_NEEDS_SELECT = 0,
 	KVM_SAVE_OFF = 1,
 	KVM_SAVE_IDLE = 2,
 	KVM_SAVE_ON = 3,
@@ -17143,10 +17145,23 @@ enum kvm_throttle_event {
 	KVM_THROTTLE_CLEAR = 4,
 };
 
+enum kvm_throttle_flags {
+	KVM_THROTTLE_F_ANY_VCPU = 1,
+	KVM_THROTTLE_F_ALL = 1,
+};
+
 enum kvm_throttle_pending {
 	KVM_THROTTLE_NOTHING = 0,
 	KVM_THROTTLE_BARRED = 1,
 	KVM_THROTTLE_READY = 2,
+};
+
+enum kvm_throttle_source {
+	KVM_THROTTLE_WRITE_FAULT = 0,
+	KVM_THROTTLE_PML = 1,
+	KVM_THROTTLE_MAP = 2,
+	KVM_THROTTLE_HOST = 3,
+	KVM_THROTTLE_NR_SOURCES = 4,
 };
 
 enum kvm_x86_run_flags {
@@ -43341,7 +43356,7 @@ struct kvm_irq_ops {
 	char name[32];
 	s32 (*route)(struct kvm *, const struct kvm_irq_ctx *);
 	void (*run)(struct kvm *, struct kvm_vcpu *, u32, u64);
-	s32 (*resteer)(struct kvm *, u32);
+	s32 (*retarget)(struct kvm *, u32);
 	void (*end)(struct kvm *);
 };
 
@@ -43387,7 +43402,7 @@ struct bpf_struct_ops_kvm_save_ops {
 	long: 64;
 };
 
-struct kvm_throttle_round;
+struct kvm_throttle_dirty_log;
 
 struct kvm_throttle_ops {
 	u32 vm;
@@ -43395,7 +43410,7 @@ struct kvm_throttle_ops {
 	char name[32];
 	void (*dirtied)(struct kvm *, struct kvm_vcpu *, u64, u32);
 	s64 (*block)(struct kvm *, struct kvm_vcpu *);
-	void (*round)(struct kvm *, const struct kvm_throttle_round *);
+	void (*dirty_log)(struct kvm *, const struct kvm_throttle_dirty_log *);
 	void (*end)(struct kvm *);
 };
 
@@ -80251,14 +80266,14 @@ struct kvm_throttle_vm {
 
 struct kvm_irq_vm {
 	struct irq_work kick;
-	struct delayed_work steer;
+	struct delayed_work retarget;
 	bool queued;
 	long unsigned int left;
 	bool anew;
 	u32 round;
 	struct xarray posted;
 	u64 last;
-	u64 steers;
+	u64 retargets;
 	u64 moved;
 	bool dead;
 };
@@ -80716,7 +80731,7 @@ struct kvm_ext_policy {
 	struct list_head node;
 	u64 seq;
 	bool live;
-	bool vm_gone;
+	bool off_list;
 	u32 vm;
 	u64 since;
 	u64 *calls;
@@ -80746,7 +80761,7 @@ struct kvm_ext_table {
 	u32 nr_ops;
 	u32 end;
 	bool (*supports)(struct kvm *);
-	void (*relax)(struct kvm *, bool);
+	void (*reevaluate)(struct kvm *, bool);
 	void (*end_vm)(struct kvm *);
 	void (*show_vm)(struct seq_file *, struct kvm *);
 	struct list_head node;
@@ -80795,14 +80810,14 @@ struct kvm_irq_vcpu {
 
 struct kvm_save_vcpu {
 	u8 state;
-	bool again;
-	bool loaded;
+	bool host_cached;
+	bool guest_xstate;
 	u8 classes;
 	u8 swaps;
 	u32 kinds;
 	u32 resumes;
-	u32 row;
-	u32 longest_row;
+	u32 batch;
+	u32 longest_batch;
 	int cpu;
 	u32 every;
 	long unsigned int next;
@@ -82200,7 +82215,7 @@ struct kvm_save_stats {
 	u64 exits[11];
 	u64 resumed[11];
 	u64 longest_ns;
-	u32 longest_row;
+	u32 longest_batch;
 	u32 vcpu_id;
 	u32 vcpu_idx;
 	u32 cpu;
@@ -82406,7 +82421,7 @@ struct kvm_task_sleep_node {
 	int cpu;
 };
 
-struct kvm_throttle_round {
+struct kvm_throttle_dirty_log {
 	u64 now_ns;
 	u64 dirty;
 	u64 npages;
@@ -82481,7 +82496,7 @@ struct kvm_vapic_addr {
 	__u64 vapic_addr;
 };
 
-typedef struct kvm_vcpu *class_kvm_throttle_source_t;
+typedef struct kvm_vcpu *class_kvm_throttle_scope_t;
 
 struct preempt_ops;
 
@@ -115743,7 +115758,7 @@ struct trace_event_data_offsets_kvm_ioapic_delayed_eoi_inj {};
 
 struct trace_event_data_offsets_kvm_ioapic_set_irq {};
 
-struct trace_event_data_offsets_kvm_irq_resteer {};
+struct trace_event_data_offsets_kvm_irq_retarget {};
 
 struct trace_event_data_offsets_kvm_irq_route {};
 
@@ -115824,9 +115839,9 @@ struct trace_event_data_offsets_kvm_throttle_block {};
 
 struct trace_event_data_offsets_kvm_throttle_dirty {};
 
-struct trace_event_data_offsets_kvm_throttle_mark {};
+struct trace_event_data_offsets_kvm_throttle_dirty_log {};
 
-struct trace_event_data_offsets_kvm_throttle_round {};
+struct trace_event_data_offsets_kvm_throttle_mark {};
 
 struct trace_event_data_offsets_kvm_track_tsc {};
 
@@ -119264,7 +119279,7 @@ struct trace_event_raw_kvm_ioapic_set_irq {
 	char __data[0];
 };
 
-struct trace_event_raw_kvm_irq_resteer {
+struct trace_event_raw_kvm_irq_retarget {
 	struct trace_entry ent;
 	pid_t vm;
 	u32 vcpu_id;
@@ -119617,16 +119632,7 @@ struct trace_event_raw_kvm_throttle_dirty {
 	char __data[0];
 };
 
-struct trace_event_raw_kvm_throttle_mark {
-	struct trace_entry ent;
-	pid_t vm;
-	u32 vcpu_id;
-	u32 marks;
-	bool on;
-	char __data[0];
-};
-
-struct trace_event_raw_kvm_throttle_round {
+struct trace_event_raw_kvm_throttle_dirty_log {
 	struct trace_entry ent;
 	pid_t vm;
 	u32 slot;
@@ -119636,6 +119642,15 @@ struct trace_event_raw_kvm_throttle_round {
 	u64 vm_pages;
 	u32 event;
 	u32 logged_slots;
+	char __data[0];
+};
+
+struct trace_event_raw_kvm_throttle_mark {
+	struct trace_entry ent;
+	pid_t vm;
+	u32 vcpu_id;
+	u32 marks;
+	bool on;
 	char __data[0];
 };
 
@@ -130862,7 +130877,7 @@ typedef void (*btf_trace_kvm_ioapic_delayed_eoi_inj)(void *, __u64);
 
 typedef void (*btf_trace_kvm_ioapic_set_irq)(void *, __u64, int, bool);
 
-typedef void (*btf_trace_kvm_irq_resteer)(void *, struct kvm_vcpu *, u32, u32, s64);
+typedef void (*btf_trace_kvm_irq_retarget)(void *, struct kvm_vcpu *, u32, u32, s64);
 
 typedef void (*btf_trace_kvm_irq_route)(void *, struct kvm *, const struct kvm_irq_ctx *, u64, s32, struct kvm_vcpu *);
 
@@ -130946,9 +130961,9 @@ typedef void (*btf_trace_kvm_throttle_block)(void *, struct kvm_vcpu *, u64, u64
 
 typedef void (*btf_trace_kvm_throttle_dirty)(void *, struct kvm_vcpu *, u64, u32);
 
-typedef void (*btf_trace_kvm_throttle_mark)(void *, struct kvm_vcpu *, int, bool);
+typedef void (*btf_trace_kvm_throttle_dirty_log)(void *, struct kvm *, const struct kvm_throttle_dirty_log *);
 
-typedef void (*btf_trace_kvm_throttle_round)(void *, struct kvm *, const struct kvm_throttle_round *);
+typedef void (*btf_trace_kvm_throttle_mark)(void *, struct kvm_vcpu *, int, bool);
 
 typedef void (*btf_trace_kvm_track_tsc)(void *, unsigned int, unsigned int, unsigned int, bool, unsigned int);
 

@@ -108,7 +108,7 @@ static __always_inline u32 nr_vcpus(struct kvm *kvm)
 /* The guest's own writes, which is what can be held back */
 static __always_inline u64 written(const struct kvm_throttle_stat *stat)
 {
-	return stat->dirty[KVM_DIRTY_WRITE_FAULT] + stat->dirty[KVM_DIRTY_PML];
+	return stat->dirty[KVM_THROTTLE_WRITE_FAULT] + stat->dirty[KVM_THROTTLE_PML];
 }
 
 /* Take note of what each vCPU dirtied in the last @ns */
@@ -228,7 +228,7 @@ static __noinline void release(struct kvm *kvm, struct vm *vm)
 
 /* A round began, so what the one before came to is known */
 static __noinline void next_round(struct kvm *kvm, struct vm *vm,
-				  const struct kvm_throttle_round *ev)
+				  const struct kvm_throttle_dirty_log *ev)
 {
 	struct rounds *r = &vm->rounds;
 	u64 fits;
@@ -298,8 +298,8 @@ static __noinline void ring_tick(struct kvm *kvm, struct vm *vm, u64 now)
 	plan(kvm, vm, vm->ring_rate);
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(converge_round, struct kvm *kvm, const struct kvm_throttle_round *ev)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(converge_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *ev)
 {
 	u64 key = (u64)kvm;
 	struct vm *vm;
@@ -378,6 +378,6 @@ SEC(".struct_ops.link")
 struct kvm_throttle_ops converge = {
 	.name = "converge",
 	.block = (void *)converge_block,
-	.round = (void *)converge_round,
+	.dirty_log = (void *)converge_dirty_log,
 	.end = (void *)converge_end,
 };

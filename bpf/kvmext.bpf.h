@@ -21,15 +21,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-/* Flags and other #defines are not in BTF. */
-#ifndef KVM_THROTTLE_F_ANY_VCPU
-#define KVM_THROTTLE_F_ANY_VCPU 1
-#endif
-#ifndef KVM_IRQ_OWN
-#define KVM_IRQ_OWN (-1)
-#define KVM_IRQ_POSTED 1
-#define KVM_IRQ_CANDIDATES 32
-#endif
+/* A macro with arguments is not in BTF. */
 #ifndef KVM_SAVE_ANSWER
 #define KVM_SAVE_ANSWER(kinds, classes, resumes) \
 	((s64)((u64)(u32)(kinds) | (u64)(u8)(classes) << 32 | (u64)(u16)(resumes) << 40))

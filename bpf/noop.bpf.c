@@ -22,8 +22,8 @@ s64 BPF_PROG(noop_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(noop_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(noop_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	__sync_fetch_and_add(&rounds, 1);
 }
@@ -39,6 +39,6 @@ struct kvm_throttle_ops noop = {
 	.name = "noop",
 	.dirtied = (void *)noop_dirtied,
 	.block = (void *)noop_block,
-	.round = (void *)noop_round,
+	.dirty_log = (void *)noop_dirty_log,
 	.end = (void *)noop_end,
 };

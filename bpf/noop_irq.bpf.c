@@ -14,7 +14,7 @@ KVMEXT_COUNTER(u64, ends, "", "VMs that ended");
 SEC("struct_ops/route")
 s32 BPF_PROG(noop_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 {
-	return KVM_IRQ_OWN;
+	return KVM_IRQ_DEFAULT;
 }
 
 SEC("struct_ops/run")
@@ -22,8 +22,8 @@ void BPF_PROG(noop_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how, u64 off
 {
 }
 
-SEC("struct_ops/resteer")
-s32 BPF_PROG(noop_resteer, struct kvm *kvm, u32 left)
+SEC("struct_ops/retarget")
+s32 BPF_PROG(noop_retarget, struct kvm *kvm, u32 left)
 {
 	return 0;
 }
@@ -40,6 +40,6 @@ struct kvm_irq_ops noop_irq = {
 	.name = "noop",
 	.route = (void *)noop_route,
 	.run = (void *)noop_run,
-	.resteer = (void *)noop_resteer,
+	.retarget = (void *)noop_retarget,
 	.end = (void *)noop_end,
 };

@@ -60,7 +60,7 @@ static __always_inline void *rounds_vm(void *map, struct kvm *kvm, const void *f
  * A guest that moves a BAR of memory turns one memslot's log off and on; what
  * is logged in all says whether that was the last.
  */
-static __always_inline bool rounds_over(const struct kvm_throttle_round *ev)
+static __always_inline bool rounds_over(const struct kvm_throttle_dirty_log *ev)
 {
 	return ev->event == KVM_THROTTLE_LOG_STOP && !ev->logged_slots;
 }
@@ -71,7 +71,7 @@ static __always_inline bool rounds_over(const struct kvm_throttle_round *ev)
  * Return: true if a new round began with it; then last_dirty and last_ns are
  * those of the round that ended, once @round is 2 or more.
  */
-static __always_inline bool rounds_harvest(struct rounds *r, const struct kvm_throttle_round *ev)
+static __always_inline bool rounds_harvest(struct rounds *r, const struct kvm_throttle_dirty_log *ev)
 {
 	/* Another address space (x86: SMM) is the same memory once more */
 	if (ev->slot >> 16)

@@ -205,7 +205,7 @@ s32 BPF_PROG(run_first_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 	struct past *p;
 
 	if (!line || !vm)
-		return KVM_IRQ_OWN;
+		return KVM_IRQ_DEFAULT;
 
 	if (line->turn++ % BALANCE && !(irq->flags & KVM_IRQ_POSTED) &&
 	    !kvm_irq_look(irq, line->last, &c) && c.vcpu_idx + 1 == line->vcpu &&
@@ -239,7 +239,7 @@ s32 BPF_PROG(run_first_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 		}
 	}
 	if (to < 0)
-		return KVM_IRQ_OWN;
+		return KVM_IRQ_DEFAULT;
 
 	if (to == last) {
 		__sync_fetch_and_add(&stays, 1);
@@ -265,8 +265,8 @@ s32 BPF_PROG(run_first_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 	return to;
 }
 
-SEC("struct_ops/resteer")
-s32 BPF_PROG(run_first_resteer, struct kvm *kvm, u32 left)
+SEC("struct_ops/retarget")
+s32 BPF_PROG(run_first_retarget, struct kvm *kvm, u32 left)
 {
 	return left >> KVM_IRQ_RUN_PREEMPTED & 1;
 }
@@ -286,6 +286,6 @@ struct kvm_irq_ops run_first = {
 	.name = "run_first",
 	.route = (void *)run_first_route,
 	.run = (void *)run_first_run,
-	.resteer = (void *)run_first_resteer,
+	.retarget = (void *)run_first_retarget,
 	.end = (void *)run_first_end,
 };

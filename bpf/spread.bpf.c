@@ -19,7 +19,7 @@ s32 BPF_PROG(spread_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 	struct irq_line *line = irq_line(kvm, irq);
 
 	if (!line)
-		return KVM_IRQ_OWN;
+		return KVM_IRQ_DEFAULT;
 	__sync_fetch_and_add(&routed, 1);
 	return __sync_fetch_and_add(&line->turn, 1) % irq->nr;
 }

@@ -27,7 +27,7 @@ s32 BPF_PROG(sticky_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 	u32 i;
 
 	if (!line)
-		return KVM_IRQ_OWN;
+		return KVM_IRQ_DEFAULT;
 
 	last = irq_last(line, irq, &c);
 	if (last >= 0 && (!(c.state & KVM_IRQ_PREEMPTED) || !c.since_ns ||
@@ -55,15 +55,15 @@ s32 BPF_PROG(sticky_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 		return to;
 	}
 	if (kvm_irq_look(irq, to, &c))
-		return KVM_IRQ_OWN;
+		return KVM_IRQ_DEFAULT;
 	if (last >= 0)
 		__sync_fetch_and_add(&moves, 1);
 	irq_took(line, to, c.vcpu_idx);
 	return to;
 }
 
-SEC("struct_ops/resteer")
-s32 BPF_PROG(sticky_resteer, struct kvm *kvm, u32 left)
+SEC("struct_ops/retarget")
+s32 BPF_PROG(sticky_retarget, struct kvm *kvm, u32 left)
 {
 	return left >> KVM_IRQ_RUN_PREEMPTED & 1;
 }
@@ -79,6 +79,6 @@ SEC(".struct_ops.link")
 struct kvm_irq_ops sticky = {
 	.name = "sticky",
 	.route = (void *)sticky_route,
-	.resteer = (void *)sticky_resteer,
+	.retarget = (void *)sticky_retarget,
 	.end = (void *)sticky_end,
 };

@@ -46,8 +46,8 @@ struct {
 /* Too large for the stack; all zero, and stays so */
 static const struct vm fresh;
 
-SEC("struct_ops/round")
-void BPF_PROG(uniform_round, struct kvm *kvm, const struct kvm_throttle_round *ev)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(uniform_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *ev)
 {
 	u64 key = (u64)kvm;
 	bool harder;
@@ -137,6 +137,6 @@ SEC(".struct_ops.link")
 struct kvm_throttle_ops uniform = {
 	.name = "uniform",
 	.block = (void *)uniform_block,
-	.round = (void *)uniform_round,
+	.dirty_log = (void *)uniform_dirty_log,
 	.end = (void *)uniform_end,
 };

@@ -45,10 +45,10 @@ const struct point points[POINTS] = {
 	[POINT_DESTROY]     = { FUNCTION, "kvm_arch_vcpu_destroy", "kvm" },
 	[POINT_MARK]        = { TRACEPOINT, "kvm_throttle_mark" },
 	[POINT_ASK]         = { TRACEPOINT, "kvm_throttle_ask" },
-	[POINT_ROUND]       = { TRACEPOINT, "kvm_throttle_round" },
+	[POINT_DIRTY_LOG]   = { TRACEPOINT, "kvm_throttle_dirty_log" },
 	[POINT_EXCEPTION]   = { TRACEPOINT, "kvm_inj_exception" },
 	[POINT_MSI]         = { TRACEPOINT, "kvm_msi_set_irq" },
 	[POINT_ROUTE]       = { TRACEPOINT, "kvm_irq_route" },
-	[POINT_RESTEER]     = { TRACEPOINT, "kvm_irq_resteer" },
+	[POINT_RETARGET]    = { TRACEPOINT, "kvm_irq_retarget" },
 };
 /* clang-format on */

@@ -205,13 +205,13 @@ int BPF_PROG(route, struct kvm *kvm, struct kvm_irq_ctx *ctx_, u64 seq, s32 answ
 	return 0;
 }
 
-SEC("tp_btf/kvm_irq_resteer")
-int BPF_PROG(resteer, struct kvm_vcpu *vcpu, unsigned int host_irq, u32 vector, s64 was)
+SEC("tp_btf/kvm_irq_retarget")
+int BPF_PROG(retarget, struct kvm_vcpu *vcpu, unsigned int host_irq, u32 vector, s64 was)
 {
 	struct args a = { .a = host_irq, .b = vector, .c = was };
 
 	if (vcpu && vm_wanted(vm_pid(vcpu->kvm)) && vcpu_wanted(vcpu->vcpu_id))
-		emit_now(EV_RESTEER, vm_pid(vcpu->kvm), vcpu->vcpu_id, &a);
+		emit_now(EV_RETARGET, vm_pid(vcpu->kvm), vcpu->vcpu_id, &a);
 	return 0;
 }
 
@@ -237,8 +237,8 @@ int BPF_PROG(block, struct kvm_vcpu *vcpu, u64 seq, u64 ns, u64 slept, u32 end)
 	return 0;
 }
 
-SEC("tp_btf/kvm_throttle_round")
-int BPF_PROG(dirty_round, struct kvm *kvm, const struct kvm_throttle_round *r)
+SEC("tp_btf/kvm_throttle_dirty_log")
+int BPF_PROG(dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *r)
 {
 	struct args a = {};
 
@@ -246,7 +246,7 @@ int BPF_PROG(dirty_round, struct kvm *kvm, const struct kvm_throttle_round *r)
 		return 0;
 	a = (struct args){ .a = r->event, .b = r->slot, .c = r->dirty, .d = r->npages };
 	if (vm_wanted(vm_pid(kvm)) && filter.vcpu == NO_VCPU)
-		emit_now(EV_ROUND, vm_pid(kvm), NO_VCPU, &a);
+		emit_now(EV_DIRTY_LOG, vm_pid(kvm), NO_VCPU, &a);
 	return 0;
 }
 

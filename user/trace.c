@@ -45,14 +45,14 @@ static const struct {
 	[EV_MARK] = { "mark", G_THROTTLE },
 	[EV_ASK] = { "ask", G_THROTTLE },
 	[EV_BLOCK] = { "block", G_THROTTLE },
-	[EV_ROUND] = { "round", G_THROTTLE },
+	[EV_DIRTY_LOG] = { "dirty_log", G_THROTTLE },
 	[EV_INJECT] = { "inject", G_IRQ },
 	[EV_EXCEPTION] = { "exception", G_IRQ },
 	[EV_ACCEPT] = { "accept", G_IRQ },
 	[EV_MSI] = { "msi", G_IRQ },
 	[EV_WAKEUP] = { "wakeup", G_IRQ },
 	[EV_ROUTE] = { "route", G_ROUTE },
-	[EV_RESTEER] = { "resteer", G_ROUTE },
+	[EV_RETARGET] = { "retarget", G_ROUTE },
 	[EV_ATTACH] = { "attach", G_POLICY },
 	[EV_UPDATE] = { "update", G_POLICY },
 	[EV_DETACH] = { "detach", G_POLICY },
@@ -74,14 +74,14 @@ static const struct {
 	{ "mark", G_THROTTLE, POINT_MARK },
 	{ "ask", G_THROTTLE, POINT_ASK },
 	{ "block", G_THROTTLE, POINT_BLOCK },
-	{ "dirty_round", G_THROTTLE, POINT_ROUND },
+	{ "dirty_log", G_THROTTLE, POINT_DIRTY_LOG },
 	{ "inject", G_IRQ, POINT_INJECT },
 	{ "exception", G_IRQ, POINT_EXCEPTION },
 	{ "accept", G_IRQ, POINT_ACCEPT },
 	{ "msi", G_IRQ, POINT_MSI },
 	{ "wakeup", G_IRQ, POINT_WAKEUP },
 	{ "route", G_ROUTE, POINT_ROUTE },
-	{ "resteer", G_ROUTE, POINT_RESTEER },
+	{ "retarget", G_ROUTE, POINT_RETARGET },
 	{ "attach", G_POLICY, POINT_ATTACH },
 	{ "update", G_POLICY, POINT_UPDATE },
 	{ "detach", G_POLICY, POINT_DETACH },
@@ -190,7 +190,8 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 {
 	static const char *const marks[] = { "nobody", "policy", "user", "policy and user" };
 	static const char *const ends[] = { "timer", "signal", "kick", "off" };
-	static const char *const rounds[] = { "start", "stop", "harvest", "ring-reset" };
+	static const char *const log_events[] = { "start", "stop", "harvest", "ring-reset",
+						  "clear" };
 	static const char *const modes[] = { "fixed", "lowest", "smi",	"3",
 					     "nmi",   "init",	"sipi", "extint" };
 	static const char *const kinds[] = { "none", "policy", "answers", "slow" };
@@ -230,8 +231,8 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 		FIELD("end", TEXT, ONE_OF(ends, a[2]), 0);
 		FIELD("policy", NUM, NULL, a[0]);
 		break;
-	case EV_ROUND:
-		FIELD("kind", TEXT, ONE_OF(rounds, a[0]), 0);
+	case EV_DIRTY_LOG:
+		FIELD("kind", TEXT, ONE_OF(log_events, a[0]), 0);
 		FIELD("slot", NUM, NULL, a[1]);
 		FIELD("dirty", NUM, NULL, a[2]);
 		FIELD("pages", NUM, NULL, a[3]);
@@ -271,7 +272,7 @@ static int describe(const struct event *ev, struct field f[FIELDS_MAX])
 		FIELD("own", NUM, NULL, (int64_t)a[3]);
 		FIELD("policy", NUM, NULL, a[0]);
 		break;
-	case EV_RESTEER:
+	case EV_RETARGET:
 		FIELD("vector", NUM, NULL, a[1]);
 		FIELD("host_irq", NUM, NULL, a[0]);
 		FIELD("was", NUM, NULL, (int64_t)a[2]);

@@ -22,7 +22,7 @@ struct kvm_throttle_ops {
 	char name[32];
 	void (*dirtied)(struct kvm *kvm, struct kvm_vcpu *vcpu, __u64 gfn, __u32 source);
 	__s64 (*block)(struct kvm *kvm, struct kvm_vcpu *vcpu);
-	void (*round)(struct kvm *kvm, const void *round);
+	void (*dirty_log)(struct kvm *kvm, const void *log);
 };
 
 struct bpf_struct_ops_common_value {

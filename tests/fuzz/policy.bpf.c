@@ -24,7 +24,7 @@ struct kvm_throttle_ops {
 	__u32 flags;
 	char name[32];
 	__s64 (*block)(struct kvm *kvm, struct kvm_vcpu *vcpu);
-	void (*round)(struct kvm *kvm, const void *round);
+	void (*dirty_log)(struct kvm *kvm, const void *log);
 };
 
 char _license[] SEC("license") = "GPL";
@@ -58,7 +58,7 @@ __s64 policy_block(unsigned long long *ctx)
 	return note(vcpu->vcpu_idx) * limit;
 }
 
-SEC("struct_ops/round")
+SEC("struct_ops/dirty_log")
 int policy_round(unsigned long long *ctx)
 {
 	struct kvm *kvm = (void *)ctx[0];
@@ -70,5 +70,5 @@ SEC(".struct_ops.link")
 struct kvm_throttle_ops policy = {
 	.name = "policy",
 	.block = (void *)policy_block,
-	.round = (void *)policy_round,
+	.dirty_log = (void *)policy_dirty_log,
 };

@@ -19,7 +19,7 @@ struct kvm_throttle_ops {
 	__u32 flags;
 	char name[32];
 	__s64 (*block)(struct kvm *kvm, __u32 vcpu);
-	void (*round)(struct kvm *kvm);
+	void (*dirty_log)(struct kvm *kvm);
 };
 
 char _license[] SEC("license") = "GPL";

@@ -32,7 +32,7 @@ refcount_t: underflow; use-after-free.
 ODEBUG: free active (active state 0) object: ffff888 object type: work_struct hint: f+0x0
 pagealloc: memory corruption
 Oops: general protection fault, probably for non-canonical address 0xdffffc0000000001
-UBSAN: array-index-out-of-bounds in arch/x86/kvm/throttle.c:1:2
+UBSAN: array-index-out-of-bounds in arch/x86/kvm/ext_throttle.c:1:2
 rcu: INFO: rcu_preempt self-detected stall on CPU
 watchdog: BUG: soft lockup - CPU#0 stuck for 23s! [core_test:99]
 Kernel panic - not syncing: corrupted stack end detected inside scheduler

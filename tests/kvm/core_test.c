@@ -648,8 +648,8 @@ static struct bpf_object *load_only(const char *map_name, const char *prog_name,
 TEST_F_TIMEOUT(core, no_op_may_sleep, 60)
 {
 	static const char *const ops[] = {
-		"throttle_dirtied", "throttle_block", "throttle_round", "throttle_end",
-		"irq_route",	    "irq_run",	      "irq_resteer",	"irq_end",
+		"throttle_dirtied", "throttle_block", "throttle_dirty_log", "throttle_end",
+		"irq_route",	    "irq_run",	      "irq_retarget",	"irq_end",
 		"save_select",	    "save_end",	      "dirty_harvest",	"dirty_basis",
 		"dirty_end",
 	};
@@ -810,7 +810,7 @@ static void expect_stock(struct __test_metadata *_metadata, FIXTURE_DATA(core) *
 
 TEST_F(core, error_exit)
 {
-	static const unsigned int ops[] = { PROBE_IN_DIRTIED, PROBE_IN_BLOCK, PROBE_IN_ROUND };
+	static const unsigned int ops[] = { PROBE_IN_DIRTIED, PROBE_IN_BLOCK, PROBE_IN_DIRTY_LOG };
 	static const char *const say[] = { "the first error", NULL };
 	struct probe *a = &self->a;
 	char text[256];
@@ -938,7 +938,7 @@ TEST_F_TIMEOUT(core, slow_ops, 60)
 		const char *name;
 	} ops[] = {
 		{ PROBE_IN_BLOCK, "block" },
-		{ PROBE_IN_ROUND, "round" },
+		{ PROBE_IN_DIRTY_LOG, "dirty_log" },
 		{ PROBE_IN_DIRTIED, "dirtied" },
 	};
 	struct probe *a = &self->a;
@@ -1094,10 +1094,10 @@ TEST_F_TIMEOUT(core, slow_for_one_vm, 60)
 	struct probe *a = &self->a;
 
 	ASSERT_EQ(0, child_start(other, 1));
-	ASSERT_EQ(0, probe_load(a, "slow", 0, 0, PROBE_IN_ROUND));
+	ASSERT_EQ(0, probe_load(a, "slow", 0, 0, PROBE_IN_DIRTY_LOG));
 	ASSERT_EQ(0, probe_attach(a));
 	a->k->slow_ns = 50 * MS;
-	a->k->slow_ops = PROBE_IN_ROUND;
+	a->k->slow_ops = PROBE_IN_DIRTY_LOG;
 	for (int n = 0; n < 40 && !taken_from(self->pid, "slow"); n++)
 		ASSERT_LE(0, harvest(&self->vm));
 	EXPECT_TRUE(taken_from(self->pid, "slow"));
@@ -1329,8 +1329,8 @@ TEST_F_TIMEOUT(core, everything_at_once, 60)
 		p[i].k->answer = 5 * MS;
 		p[i].k->how = PROBE_RANDOM;
 	}
-	/* One of each pair gives up as soon as its round() is called. */
-	p[1].k->error_ops = p[3].k->error_ops = PROBE_IN_ROUND;
+	/* One of each pair gives up as soon as its dirty_log() is called. */
+	p[1].k->error_ops = p[3].k->error_ops = PROBE_IN_DIRTY_LOG;
 	ASSERT_EQ(0, probe_attach(&p[0]));
 	self->quit = false;
 	for (int i = 0; i < 2; i++) {
@@ -1393,7 +1393,7 @@ TEST_F(core, tracepoints)
 	static const char *const events[] = {
 		"kvm_ext_attach",     "kvm_ext_detach",	    "kvm_ext_update",
 		"kvm_ext_eject",      "kvm_throttle_mark",  "kvm_throttle_dirty",
-		"kvm_throttle_block", "kvm_throttle_round",
+		"kvm_throttle_block", "kvm_throttle_dirty_log",
 	};
 	const char *dir = TRACING "/instances/core_test";
 	struct probe *a = &self->a, *b = &self->b;
@@ -1424,13 +1424,13 @@ TEST_F(core, tracepoints)
 	EXPECT_NE(NULL, strstr(text, "kvm_throttle_mark"));
 	EXPECT_NE(NULL, strstr(text, "kvm_throttle_dirty"));
 	EXPECT_NE(NULL, strstr(text, "kvm_throttle_block"));
-	EXPECT_NE(NULL, strstr(text, "kvm_throttle_round"));
+	EXPECT_NE(NULL, strstr(text, "kvm_throttle_dirty_log"));
 	EXPECT_EQ(NULL, strstr(text, "kvm_ext_update"));
 	EXPECT_EQ(NULL, strstr(text, "kvm_ext_eject"));
 	free(text);
 
 	ASSERT_EQ(0, ext_update(a->link, b->ops));
-	b->k->error_ops = PROBE_IN_ROUND;
+	b->k->error_ops = PROBE_IN_DIRTY_LOG;
 	ASSERT_LE(0, harvest(&self->vm));
 	EXPECT_TRUE(WAIT(policy_is("next", "ejected"), 2000));
 	probe_detach(a);

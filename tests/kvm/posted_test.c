@@ -7,7 +7,7 @@
  * program on CPU 0, so that vCPU 0 is preempted again and again and vCPU 1 is not.
  *
  * With enable_apicv=0 KVM posts nothing: each interrupt comes by eventfd, a policy is
- * asked about each, nobody about resteering, and the device is never told of a vCPU.
+ * asked about each, nobody about retargeting, and the device is never told of a vCPU.
  *
  * Machines: intel; intel enable_apicv=0
  * Files: build/tests/kvm/modules/posted.ko
@@ -23,7 +23,7 @@
 
 #define CPUS 2
 #define GSI 40
-#define STEER_MS 10 /* as in kvm.ko */
+#define RETARGET_MS 10 /* as in kvm.ko */
 
 FIXTURE(posted)
 {
@@ -251,13 +251,13 @@ TEST_F_TIMEOUT(posted, one_destination, 100)
 	ASSERT_EQ(0, start(self, 0, OP_HALT));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	self->p.k->how = IRQ_PROBE_VCPU;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	for (unsigned int i = 0; i < CPUS; i++) {
 		self->p.k->answer = !i;
 		ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = i }));
 		EXPECT_EQ(20, fire(self, 20, 1));
 		EXPECT_EQ(20, got(self, i));
-		sleep_ms(3 * STEER_MS);
+		sleep_ms(3 * RETARGET_MS);
 		EXPECT_EQ(self->desc[i], desc(self));
 		/* written as one of several, but there are no others */
 		ASSERT_EQ(0,
@@ -319,7 +319,7 @@ TEST_F_TIMEOUT(posted, not_asked, 100)
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	self->p.k->how = IRQ_PROBE_VCPU;
 	self->p.k->answer = 1;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){ .dest = 3, .logical = 1 }));
 	EXPECT_EQ(0, desc(self));
 	EXPECT_EQ(20, fire(self, 10, 2));
@@ -327,7 +327,7 @@ TEST_F_TIMEOUT(posted, not_asked, 100)
 	EXPECT_EQ(10, got(self, 1));
 	ASSERT_EQ(0, route_gsi(&self->vm,
 			       (struct kind){ .dest = 3, .logical = 1, .lowest = 1, .level = 1 }));
-	sleep_ms(3 * STEER_MS);
+	sleep_ms(3 * RETARGET_MS);
 	EXPECT_EQ(self->desc[VM_VECTOR % CPUS], desc(self));
 	EXPECT_EQ(0, self->p.c->asked);
 }
@@ -355,9 +355,9 @@ static uint64_t least_gap(FIXTURE_DATA(posted) * self, uint64_t from, bool *sane
 	return gap;
 }
 
-TEST_F_TIMEOUT(posted, resteer, 100)
+TEST_F_TIMEOUT(posted, retarget, 100)
 {
-	long long steers, was;
+	long long retargets, was;
 	uint64_t begun, from;
 	char match[64];
 	bool sane;
@@ -369,21 +369,21 @@ TEST_F_TIMEOUT(posted, resteer, 100)
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	EXPECT_EQ(self->desc[0], desc(self));
 	if (!self->on) {
-		self->p.k->resteer = 1;
+		self->p.k->retarget = 1;
 		EXPECT_TRUE(WAIT(self->p.c->runs[1] >= 20, 5000));
-		EXPECT_EQ(0, self->p.c->resteers);
-		EXPECT_EQ(0, ext_num("irq_vm", match, "steers"));
+		EXPECT_EQ(0, self->p.c->retargets);
+		EXPECT_EQ(0, ext_num("irq_vm", match, "retargets"));
 		EXPECT_EQ(0, ext_num("irq_vm", match, "moved"));
 		EXPECT_EQ(0, state_of(self->dev).targets);
 		return;
 	}
 	/* Each sleep preempts vCPU 0 at its end; nobody wants to be asked again. */
 	self->p.k->answer = 1;
-	from = self->p.c->resteers;
-	EXPECT_TRUE(WAIT(self->p.c->resteers - from >= 5, 5000));
+	from = self->p.c->retargets;
+	EXPECT_TRUE(WAIT(self->p.c->retargets - from >= 5, 5000));
 	EXPECT_EQ(self->desc[0], desc(self));
 	/* Now */
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[1], 5000));
 	EXPECT_EQ(1, ext_num("irq_vm", match, "moved"));
 	EXPECT_EQ(50, fire(self, 50, 1));
@@ -391,36 +391,36 @@ TEST_F_TIMEOUT(posted, resteer, 100)
 
 	/* The IOMMU is left alone where nothing changes. */
 	from = state_of(self->dev).targets;
-	steers = ext_num("irq_vm", match, "steers");
-	EXPECT_TRUE(WAIT(ext_num("irq_vm", match, "steers") >= steers + 3, 5000));
+	retargets = ext_num("irq_vm", match, "retargets");
+	EXPECT_TRUE(WAIT(ext_num("irq_vm", match, "retargets") >= retargets + 3, 5000));
 	EXPECT_EQ(from, state_of(self->dev).targets);
 	EXPECT_EQ(1, ext_num("irq_vm", match, "moved"));
 
 	/* Another answer each time; it is asked as often as it is done, however often vCPUs leave */
 	self->p.k->how = IRQ_PROBE_TURN;
-	was = ext_num("irq_vm", match, "steers");
+	was = ext_num("irq_vm", match, "retargets");
 	begun = now_ns();
-	self->begun = self->p.c->resteers;
+	self->begun = self->p.c->retargets;
 	while (now_ns() - begun < 400 * MS)
 		sleep_ms(1);
-	steers = ext_num("irq_vm", match, "steers") - was;
-	EXPECT_LE(steers, (long long)((now_ns() - begun) / (STEER_MS * MS)) + 1);
-	EXPECT_LE(5, steers);
-	EXPECT_GE(steers + 1, self->p.c->resteers - self->begun);
+	retargets = ext_num("irq_vm", match, "retargets") - was;
+	EXPECT_LE(retargets, (long long)((now_ns() - begun) / (RETARGET_MS * MS)) + 1);
+	EXPECT_LE(5, retargets);
+	EXPECT_GE(retargets + 1, self->p.c->retargets - self->begun);
 	/* vCPU 0 was preempted, and nobody was halted */
 	EXPECT_TRUE(self->p.c->left & 1 << 1);
 	EXPECT_FALSE(self->p.c->left & 1 << 2);
 	EXPECT_EQ(0, self->p.c->off_wrong);
-	EXPECT_LE(STEER_MS * MS, least_gap(self, from, &sane));
+	EXPECT_LE(RETARGET_MS * MS, least_gap(self, from, &sane));
 	EXPECT_TRUE(sane);
-	TH_LOG("%lld resteerings, asked about %llu times, %.1f ms or more apart", steers,
-	       (unsigned long long)(self->p.c->resteers - self->begun),
+	TH_LOG("%lld retargetings, asked about %llu times, %.1f ms or more apart", retargets,
+	       (unsigned long long)(self->p.c->retargets - self->begun),
 	       least_gap(self, from, &sane) / 1e6);
 }
 
 /* --- many devices ---------------------------------------------------------------------- */
 
-/* Odd: the probe answers in turn, so each is moved by each resteering */
+/* Odd: the probe answers in turn, so each is moved by each retargeting */
 #define DEVICES 15
 
 /* All of the GSIs from GSI on, to both vCPUs */
@@ -453,7 +453,7 @@ static int add_device(FIXTURE_DATA(posted) * self, int i, int *event, int *dev, 
 }
 
 /* However many interrupts the devices have: IRQs are off for one of them at a time. */
-TEST_F_TIMEOUT(posted, resteers_one_at_a_time, 100)
+TEST_F_TIMEOUT(posted, retargets_one_at_a_time, 100)
 {
 	int event[DEVICES], dev[DEVICES];
 	char match[64];
@@ -466,7 +466,7 @@ TEST_F_TIMEOUT(posted, resteers_one_at_a_time, 100)
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	state_of(self->dev);
 	self->p.k->how = IRQ_PROBE_TURN;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	if (self->on) {
 		EXPECT_TRUE(WAIT(ext_num("irq_vm", match, "moved") >= 4 * DEVICES, 20000));
 		EXPECT_EQ(1, state_of(self->dev).in_a_row);
@@ -500,10 +500,10 @@ TEST_F_TIMEOUT(posted, iommu_refuses, 100)
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	ASSERT_EQ(0, ioctl(self->dev, POSTED_REFUSE, 3));
 	self->p.k->answer = !own;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[!own], 5000));
 	EXPECT_EQ(1, ext_num("irq_vm", match, "moved"));
-	sleep_ms(3 * STEER_MS);
+	sleep_ms(3 * RETARGET_MS);
 	EXPECT_EQ(from, state_of(dev).targets);
 	close(dev);
 	close(event);
@@ -518,7 +518,7 @@ TEST_F_TIMEOUT(posted, none_lost, 200)
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	self->p.k->how = IRQ_PROBE_TURN;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	ASSERT_EQ(0, route_gsi(&self->vm, BOTH));
 	EXPECT_EQ(1000, fire(self, 1000, 1));
 	EXPECT_LT(10, got(self, 0));
@@ -556,7 +556,7 @@ TEST_F_TIMEOUT(posted, affinity_changes, 100)
 	ASSERT_EQ(0, start(self, 0, OP_SPIN));
 	ASSERT_EQ(0, start(self, 1, OP_SPIN));
 	self->p.k->how = IRQ_PROBE_TURN;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	pthread_create(&t, NULL, switcher, self);
 	EXPECT_EQ(200, fire(self, 200, 1));
 	self->quit = true;
@@ -591,11 +591,11 @@ TEST_F_TIMEOUT(posted, gives_back, 100)
 	EXPECT_EQ(self->desc[own], desc(self));
 	self->p.k->how = IRQ_PROBE_VCPU;
 	self->p.k->answer = !own;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	EXPECT_TRUE(WAIT(fire(self, 1, 1) == 1 && desc(self) == self->desc[!own], 5000));
 
 	/* The kill switch, and back: that alone has it asked again, once for each */
-	self->p.k->resteer = 0;
+	self->p.k->retarget = 0;
 	for (int i = 0; i < 3; i++) {
 		EXPECT_EQ(0, ext_enable(false));
 		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
@@ -649,7 +649,7 @@ TEST_F_TIMEOUT(posted, wrong_answers_eject, 100)
 	EXPECT_EQ(10, got(self, own));
 }
 
-/* --- policies that resteer badly, while interrupts come ------------------------------------ */
+/* --- policies that retarget badly, while interrupts come ------------------------------------ */
 
 static void *firing(void *arg)
 {
@@ -677,7 +677,7 @@ static int load_off(FIXTURE_DATA(posted) * self)
 	if (failed)
 		return -ETIMEDOUT;
 	pthread_join(self->load, NULL);
-	sleep_ms(3 * STEER_MS);
+	sleep_ms(3 * RETARGET_MS);
 	return irqs(self) - self->begun - self->sent;
 }
 
@@ -686,12 +686,12 @@ static int load_off(FIXTURE_DATA(posted) * self)
 	do {                                                              \
 		bool sane;                                                \
                                                                           \
-		EXPECT_LE(STEER_MS *MS, least_gap(self, from, &sane));    \
+		EXPECT_LE(RETARGET_MS *MS, least_gap(self, from, &sane));    \
 		EXPECT_TRUE(sane);                                        \
 		EXPECT_EQ(0, state_of(self->dev).fired[POSTED_REMAPPED]); \
 	} while (0)
 
-TEST_F_TIMEOUT(posted, resteer_wrong, 100)
+TEST_F_TIMEOUT(posted, retarget_wrong, 100)
 {
 	uint64_t from, asked, begun;
 	int own = VM_VECTOR % CPUS;
@@ -704,11 +704,11 @@ TEST_F_TIMEOUT(posted, resteer_wrong, 100)
 	if (self->on) {
 		from = state_of(self->dev).targets;
 		/* Whenever it can, to the other one each time; then as a coin falls */
-		self->p.k->resteer = 1;
+		self->p.k->retarget = 1;
 		begun = now_ns();
 		EXPECT_TRUE(WAIT(state_of(self->dev).targets - from >= 10, 5000));
 		EXPECT_LE(state_of(self->dev).targets - from,
-			  (now_ns() - begun) / (STEER_MS * MS) + 1);
+			  (now_ns() - begun) / (RETARGET_MS * MS) + 1);
 		self->p.k->how = IRQ_PROBE_RANDOM;
 		self->p.k->coin = 1;
 		EXPECT_TRUE(WAIT(state_of(self->dev).targets - from >= 15, 5000));
@@ -716,15 +716,15 @@ TEST_F_TIMEOUT(posted, resteer_wrong, 100)
 		EXPECT_EQ(0, policy_num("irq_probe", "invalid"));
 
 		/* Neither yes nor no */
-		self->p.k->resteer = 2;
+		self->p.k->retarget = 2;
 		self->p.k->coin = 0;
 		EXPECT_TRUE(WAIT(policy_is("irq_probe", "ejected"), 5000));
 		EXPECT_TRUE(
 			policy_has("irq_probe", "msg",
-				   "64 answers outside the allowed set, the last 2 to resteer()"));
+				   "64 answers outside the allowed set, the last 2 to retarget()"));
 		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
 		asked = self->p.c->asked;
-		sleep_ms(3 * STEER_MS);
+		sleep_ms(3 * RETARGET_MS);
 		EXPECT_EQ(asked, self->p.c->asked);
 		EXPECT_ORDERLY(from);
 		irq_probe_off(&self->p);
@@ -734,7 +734,7 @@ TEST_F_TIMEOUT(posted, resteer_wrong, 100)
 	/* To somebody else altogether */
 	from = state_of(self->dev).targets;
 	self->p.k->how = IRQ_PROBE_WILD;
-	self->p.k->resteer = 1;
+	self->p.k->retarget = 1;
 	EXPECT_TRUE(WAIT(policy_is("irq_probe", "ejected"), 10000));
 	EXPECT_TRUE(policy_has("irq_probe", "kind", "answers"));
 	EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
@@ -744,7 +744,7 @@ TEST_F_TIMEOUT(posted, resteer_wrong, 100)
 	TH_LOG("%llu sent and taken", (unsigned long long)self->sent);
 }
 
-TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
+TEST_F_TIMEOUT(posted, retarget_ends_under_load, 100)
 {
 	int own = VM_VECTOR % CPUS, status;
 	uint64_t from;
@@ -761,7 +761,7 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 	for (int i = 1; i <= 2; i++) {
 		ASSERT_EQ(0, irq_probe_on(&self->p, self->pid));
 		self->p.k->how = IRQ_PROBE_TURN;
-		self->p.k->resteer = 1;
+		self->p.k->retarget = 1;
 		EXPECT_TRUE(WAIT(self->p.c->asked >= 5 && MOVES(4 * i), 20000));
 		irq_probe_off(&self->p);
 		EXPECT_TRUE(WAIT(desc(self) == self->desc[own], 5000));
@@ -774,7 +774,7 @@ TEST_F_TIMEOUT(posted, resteer_ends_under_load, 100)
 			if (irq_probe_on(&self->p, vmm))
 				_exit(1);
 			self->p.k->how = IRQ_PROBE_TURN;
-			self->p.k->resteer = 1;
+			self->p.k->retarget = 1;
 			for (;;)
 				pause();
 		}
@@ -1029,7 +1029,7 @@ TEST_F_TIMEOUT(posted, exits_and_injections, 200)
 	for (int p = 0; p < 2; p++) {
 		snprintf(path, sizeof(path), "bpf/%s.bpf.o", name[p]);
 		ASSERT_EQ(0, irq_attach(path, self->pid, &obj, &link));
-		sleep_ms(3 * STEER_MS);
+		sleep_ms(3 * RETARGET_MS);
 		/* spread goes on at each change of the guest's */
 		for (int i = 0; i < 4 && desc(self) != self->desc[1]; i++) {
 			ASSERT_EQ(0, route_gsi(&self->vm, (struct kind){}));

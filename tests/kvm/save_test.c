@@ -2285,7 +2285,7 @@ TEST_F(save, a_row_is_left_at_once)
 	EXPECT_EQ(0, stop(self));
 	EXPECT_EQ(0, w->bad);
 	TH_LOG("median of CPUID until a signal arrived %llu, an interrupt %llu; longest row told %u",
-	       median(signals, 9), median(msis, 9), self->a.c->longest_row);
+	       median(signals, 9), median(msis, 9), self->a.c->longest_batch);
 	EXPECT_GT(MAX_RESUMES / 4, median(signals, 9));
 	EXPECT_GT(MAX_RESUMES / 4, median(msis, 9));
 	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
@@ -2314,12 +2314,12 @@ TEST_F(save, rows_are_as_long_as_asked)
 		ASSERT_EQ(0, spin(self));
 		EXPECT_TRUE(WAIT(self->a.c->asked > 5, 5000));
 		EXPECT_EQ(0, stop(self));
-		EXPECT_EQ(self->can ? resumes[i] : 0, self->a.c->longest_row);
+		EXPECT_EQ(self->can ? resumes[i] : 0, self->a.c->longest_batch);
 		EXPECT_EQ(self->can, self->a.c->longest_ns > 0);
 		EXPECT_LE(1, self->a.c->firsts + i);
 		EXPECT_EQ(0, self->a.c->vcpu_id);
 		TH_LOG("%u in a row asked, %u done; longest way %llu ns", resumes[i],
-		       self->a.c->longest_row, self->a.c->longest_ns);
+		       self->a.c->longest_batch, self->a.c->longest_ns);
 		/* What was told before the last call is part of what there is. */
 		EXPECT_LE(self->a.c->resumed[CPUID], resumed_of(0, CPUID));
 		EXPECT_EQ(self->can, self->a.c->resumed[CPUID] > 0);
@@ -2336,7 +2336,7 @@ TEST_F(save, rows_are_as_long_as_asked)
 	self->a.k->how = SAVE_PROBE_FIXED;
 	EXPECT_TRUE(WAIT(self->a.c->idle > 2, 5000));
 	EXPECT_EQ(0, stop(self));
-	EXPECT_EQ(0, self->a.c->idle_row);
+	EXPECT_EQ(0, self->a.c->idle_batch);
 }
 
 /* The vCPU goes from CPU to CPU in its rows, and one of these goes off. */

@@ -198,7 +198,7 @@ TEST_F(throttle, policy_marks)
 {
 	struct vm_cpu *cpu = self->cpu;
 
-	/* by round() */
+	/* by dirty_log() */
 	self->p.k->answer = 5 * MS;
 	self->p.k->mark = 2;
 	ASSERT_EQ(0, harvest(&self->vm));
@@ -478,7 +478,7 @@ static uint64_t act_in_block(struct __test_metadata *_metadata, FIXTURE_DATA(thr
 				  KVM_MEM_LOG_DIRTY_PAGES);
 		break;
 	case ACT_EJECT:
-		self->p.k->error_ops = PROBE_IN_ROUND;
+		self->p.k->error_ops = PROBE_IN_DIRTY_LOG;
 		ret = harvest(vm) < 0;
 		break;
 	}
@@ -806,7 +806,7 @@ static volatile struct probe_round *last_round(struct probe *p)
 	return &p->c->round[(p->c->rounds - 1) % PROBE_EVENTS];
 }
 
-#define EXPECT_ROUND(n, ev, s, d, np)                                  \
+#define EXPECT_LOG_EVENT(n, ev, s, d, np)                                  \
 	do {                                                           \
 		volatile struct probe_round *r = last_round(&self->p); \
                                                                        \
@@ -838,37 +838,37 @@ TEST_F(throttle, rounds)
 	before = now_ns();
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, 11, 37));
 	ASSERT_EQ(37, harvest(vm));
-	EXPECT_ROUND(1, HARVEST, VM_SLOT_MEM, 37, PAGES);
+	EXPECT_LOG_EVENT(1, HARVEST, VM_SLOT_MEM, 37, PAGES);
 	/* The log was turned on before there was a policy. */
 	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
 	EXPECT_LE(before, last_round(&self->p)->now_ns);
 	EXPECT_GE(now_ns(), last_round(&self->p)->now_ns);
 	ASSERT_EQ(0, harvest(vm));
-	EXPECT_ROUND(2, HARVEST, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOG_EVENT(2, HARVEST, VM_SLOT_MEM, 0, PAGES);
 
 	ASSERT_EQ(0,
 		  vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more, KVM_MEM_LOG_DIRTY_PAGES));
-	EXPECT_ROUND(3, LOG_START, 5, 0, 64);
+	EXPECT_LOG_EVENT(3, LOG_START, 5, 0, 64);
 	EXPECT_LOGGED(2, PAGES + 64, LOW_PAGES + PAGES + 64);
 	ASSERT_EQ(0, cpu_do(self->cpu, OP_WRITE, PAGES + 1, 3));
 	ASSERT_EQ(0, vm_get_log(vm, 5, &bits));
 	EXPECT_EQ(0xe, bits);
-	EXPECT_ROUND(4, HARVEST, 5, 3, 64);
+	EXPECT_LOG_EVENT(4, HARVEST, 5, 3, 64);
 	ASSERT_EQ(0, vm_set_slot(vm, 5, VM_MEM + PAGES * VM_PAGE, 64, more, 0));
-	EXPECT_ROUND(5, LOG_STOP, 5, 0, 64);
+	EXPECT_LOG_EVENT(5, LOG_STOP, 5, 0, 64);
 	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES + 64);
 	ASSERT_EQ(0, vm_set_slot(vm, 5, 0, 0, NULL, 0));
 	/* It was not logged: nothing to say. */
 	EXPECT_EQ(5, self->p.c->rounds);
 
 	ASSERT_EQ(0, vm_log(vm, false));
-	EXPECT_ROUND(6, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOG_EVENT(6, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
 	EXPECT_LOGGED(0, 0, LOW_PAGES + PAGES);
 	ASSERT_EQ(0, vm_log(vm, true));
-	EXPECT_ROUND(7, LOG_START, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOG_EVENT(7, LOG_START, VM_SLOT_MEM, 0, PAGES);
 	/* Deleting a logged slot ends its log. */
 	ASSERT_EQ(0, vm_set_slot(vm, VM_SLOT_MEM, 0, 0, NULL, 0));
-	EXPECT_ROUND(8, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOG_EVENT(8, LOG_STOP, VM_SLOT_MEM, 0, PAGES);
 	EXPECT_LOGGED(0, 0, LOW_PAGES);
 	EXPECT_EQ(3, self->p.c->events[LOG_STOP]);
 	EXPECT_EQ(2, self->p.c->events[LOG_START]);
@@ -930,17 +930,17 @@ TEST_F(throttle, a_clear_is_told_apart)
 	memset((void *)self->p.c, 0, sizeof(*self->p.c));
 	ASSERT_EQ(0, vm_get_log(vm, VM_SLOT_MEM, vm->bitmap));
 	ASSERT_EQ(10, vm_popcount(vm->bitmap, PAGES));
-	EXPECT_ROUND(1, HARVEST, VM_SLOT_MEM, 10, PAGES);
+	EXPECT_LOG_EVENT(1, HARVEST, VM_SLOT_MEM, 10, PAGES);
 	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
 	clear.first_page = 64;
 	clear.num_pages = 64;
 	clear.dirty_bitmap = &vm->bitmap[1];
 	ASSERT_EQ(0, vm_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear));
-	EXPECT_ROUND(2, CLEAR, VM_SLOT_MEM, 6, PAGES);
+	EXPECT_LOG_EVENT(2, CLEAR, VM_SLOT_MEM, 6, PAGES);
 	EXPECT_LOGGED(1, PAGES, LOW_PAGES + PAGES);
 	/* They are not dirty any more. */
 	ASSERT_EQ(0, vm_ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &clear));
-	EXPECT_ROUND(3, CLEAR, VM_SLOT_MEM, 0, PAGES);
+	EXPECT_LOG_EVENT(3, CLEAR, VM_SLOT_MEM, 0, PAGES);
 	vm_free(vm);
 }
 

@@ -200,7 +200,7 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 		head->dirtied = NULL;
 	if (!(ops & PROBE_IN_BLOCK))
 		head->block = NULL;
-	if (!(ops & PROBE_IN_ROUND))
+	if (!(ops & PROBE_IN_DIRTY_LOG))
 		head->round = NULL;
 	ret = bpf_object__load(p->obj);
 	if (ret)
@@ -214,7 +214,7 @@ static inline int probe_load(struct probe *p, const char *name, __u32 vm, __u32 
 	return 0;
 }
 
-#define PROBE_ALL (PROBE_IN_DIRTIED | PROBE_IN_BLOCK | PROBE_IN_ROUND)
+#define PROBE_ALL (PROBE_IN_DIRTIED | PROBE_IN_BLOCK | PROBE_IN_DIRTY_LOG)
 
 static inline int ext_update(struct bpf_link *link, struct bpf_map *map)
 {

@@ -81,7 +81,7 @@ ejected 2 answers 64 '64 answers outside the allowed set, the last -1 to block()
 ejected 3 answers 64 '64 answers outside the allowed set' random
 ejected 4 policy -4 'gave up in dirtied, as it was told' 'error from dirtied'
 ejected 5 policy -5 'gave up in block, as it was told' 'error from block'
-ejected 6 policy -6 'gave up in round, as it was told' 'error from round'
+ejected 6 policy -6 'gave up in dirty_log, as it was told' 'error from dirty_log'
 ejected 7 slow 16 '16 calls in a minute took over 20 ms' slow
 
 good 'an ejected one leaves its place to the next' load $P/noop.bpf.o --vm $vm

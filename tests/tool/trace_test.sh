@@ -356,7 +356,7 @@ check("a block is as long as was asked for", len(full) > 10 and len(short) <= le
 kinds = [e["event"] for e in es if e.get("event") in ("attach", "detach")]
 check("the policy comes and goes", kinds == ["attach", "detach"], kinds)
 check("marks, asks, rounds and dirtied pages are there",
-      {"mark", "ask", "round", "dirty"} <= {e.get("event") for e in es})
+      {"mark", "ask", "dirty_log", "dirty"} <= {e.get("event") for e in es})
 check("dirtied pages are of the memory that is logged",
       all(0x10000 <= e["gfn"] < 0x10100 for e in es if e.get("event") == "dirty"))
 check("hist block: as many, each in the right bucket",

@@ -36,7 +36,7 @@ s32 BPF_PROG(irq_probe_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 {
 	u64 turn = __sync_fetch_and_add(&counts.asked, 1), end;
 	u32 how = knobs.how, nr = irq->nr, set = 0, i;
-	s32 answer = KVM_IRQ_OWN, want = knobs.answer;
+	s32 answer = KVM_IRQ_DEFAULT, want = knobs.answer;
 	struct kvm_irq_candidate c;
 
 	note(kvm);
@@ -76,7 +76,7 @@ s32 BPF_PROG(irq_probe_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 			__sync_fetch_and_add(&AT(counts.sent, c.vcpu_id), 1);
 	}
 	counts.set = set;
-	if (answer != KVM_IRQ_OWN && (answer < 0 || (u32)answer >= nr))
+	if (answer != KVM_IRQ_DEFAULT && (answer < 0 || (u32)answer >= nr))
 		__sync_fetch_and_add(&counts.wild, 1);
 	if (knobs.slow_ns) {
 		end = bpf_ktime_get_ns() + knobs.slow_ns;
@@ -103,13 +103,13 @@ void BPF_PROG(irq_probe_run, struct kvm *kvm, struct kvm_vcpu *vcpu, u32 how, u6
 	AT(counts.away_ns, vcpu->vcpu_id) = now - off_ns;
 }
 
-SEC("struct_ops/resteer")
-s32 BPF_PROG(irq_probe_resteer, struct kvm *kvm, u32 left)
+SEC("struct_ops/retarget")
+s32 BPF_PROG(irq_probe_retarget, struct kvm *kvm, u32 left)
 {
 	note(kvm);
 	__sync_fetch_and_or(&counts.left, left);
-	__sync_fetch_and_add(&counts.resteers, 1);
-	return knobs.coin ? (s32)(bpf_get_prandom_u32() & 1) : knobs.resteer;
+	__sync_fetch_and_add(&counts.retargets, 1);
+	return knobs.coin ? (s32)(bpf_get_prandom_u32() & 1) : knobs.retarget;
 }
 
 SEC("struct_ops/end")
@@ -126,6 +126,6 @@ struct kvm_irq_ops irq_probe = {
 	.name = "irq_probe",
 	.route = (void *)irq_probe_route,
 	.run = (void *)irq_probe_run,
-	.resteer = (void *)irq_probe_resteer,
+	.retarget = (void *)irq_probe_retarget,
 	.end = (void *)irq_probe_end,
 };

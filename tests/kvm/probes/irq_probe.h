@@ -18,7 +18,7 @@ struct irq_probe_knobs {
 	__u32 how; /* enum irq_probe_how */
 	__s32 answer;
 	__u32 error; /* call kvm_irq_error() */
-	__s32 resteer; /* what resteer() answers */
+	__s32 retarget; /* what retarget() answers */
 	__u32 coin; /* it answers 0 or 1, as it falls */
 	__u32 pad;
 	__u64 slow_ns; /* burn that long in route() */
@@ -28,8 +28,8 @@ struct irq_probe_counts {
 	__u64 asked;
 	__u64 wild; /* answers that were outside the set */
 	__u64 runs[4]; /* by enum kvm_irq_run */
-	__u64 resteers;
-	__u64 left; /* what resteer() was told */
+	__u64 retargets;
+	__u64 left; /* what retarget() was told */
 	__u64 ends;
 	__u64 ended; /* the VM that ended last; the test makes it 0 before there is another */
 	__u64 late; /* calls for it */

@@ -11,7 +11,7 @@ char _license[] SEC("license") = "GPL";
 SEC("struct_ops/route")
 s32 BPF_PROG(irq_route_route, struct kvm *kvm, const struct kvm_irq_ctx *irq)
 {
-	return KVM_IRQ_OWN;
+	return KVM_IRQ_DEFAULT;
 }
 
 KVMEXT_ABOUT("test only: route() alone")

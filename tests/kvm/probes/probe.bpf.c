@@ -110,28 +110,28 @@ s64 BPF_PROG(probe_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return answer;
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(probe_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	struct probe_round *seen = &AT(counts.round, __sync_fetch_and_add(&counts.rounds, 1));
 	struct kvm_throttle_stat st = {};
-	u32 event = round->event, i;
+	u32 event = log->event, i;
 
 	look(kvm);
-	seen->now_ns = round->now_ns;
-	seen->dirty = round->dirty;
-	seen->npages = round->npages;
-	seen->logged_pages = round->logged_pages;
-	seen->vm_pages = round->vm_pages;
-	seen->logged_slots = round->logged_slots;
-	seen->slot = round->slot;
-	seen->event = round->event;
+	seen->now_ns = log->now_ns;
+	seen->dirty = log->dirty;
+	seen->npages = log->npages;
+	seen->logged_pages = log->logged_pages;
+	seen->vm_pages = log->vm_pages;
+	seen->logged_slots = log->logged_slots;
+	seen->slot = log->slot;
+	seen->event = log->event;
 	if (event < 8) {
 		__sync_fetch_and_add(&AT(counts.events, event), 1);
-		__sync_fetch_and_add(&AT(counts.event_dirty, event), round->dirty);
+		__sync_fetch_and_add(&AT(counts.event_dirty, event), log->dirty);
 	}
 
-	burn(PROBE_IN_ROUND);
+	burn(PROBE_IN_DIRTY_LOG);
 	counts.nr_vcpus = kvm_throttle_nr_vcpus(kvm);
 	for (i = 0; i < PROBE_CPUS; i++) {
 		if (knobs.mark & 1U << i)
@@ -149,7 +149,7 @@ void BPF_PROG(probe_round, struct kvm *kvm, const struct kvm_throttle_round *rou
 	counts.stat_longest_ns = st.longest_ns;
 	/* Of a vCPU that is there this changes nothing. */
 	counts.mark_ret = kvm_throttle_mark(kvm, knobs.ask_idx, st.marked);
-	raise_error(kvm, PROBE_IN_ROUND);
+	raise_error(kvm, PROBE_IN_DIRTY_LOG);
 }
 
 SEC("struct_ops/end")
@@ -166,6 +166,6 @@ struct kvm_throttle_ops probe = {
 	.name = "probe",
 	.dirtied = (void *)probe_dirtied,
 	.block = (void *)probe_block,
-	.round = (void *)probe_round,
+	.dirty_log = (void *)probe_dirty_log,
 	.end = (void *)probe_end,
 };

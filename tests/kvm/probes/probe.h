@@ -19,7 +19,7 @@ enum probe_answer {
 
 #define PROBE_IN_DIRTIED 1
 #define PROBE_IN_BLOCK 2
-#define PROBE_IN_ROUND 4
+#define PROBE_IN_DIRTY_LOG 4
 
 struct probe_knobs {
 	__s64 answer;
@@ -27,12 +27,12 @@ struct probe_knobs {
 	__u32 slow_ops; /* PROBE_IN_*: burn @slow_ns there */
 	__u64 slow_ns;
 	__u32 error_ops; /* PROBE_IN_*: call kvm_throttle_error() there */
-	__u32 error_sources; /* bit per kvm_dirty_source: from dirtied() only for these */
+	__u32 error_sources; /* bit per kvm_throttle_source: from dirtied() only for these */
 	__s64 error_code; /* the second call of an op passes this + 1 */
-	__u32 mark; /* bit per vCPU: marked by each round() */
+	__u32 mark; /* bit per vCPU: marked by each dirty_log() */
 	__u32 unmark;
 	__u32 mark_on_dirty; /* mark the vCPU that dirties */
-	__u32 ask_idx; /* round() asks for this vCPU's numbers */
+	__u32 ask_idx; /* dirty_log() asks for this vCPU's numbers */
 	__u32 bad_nr; /* block() answers -1 in a VM of so many vCPUs */
 	__u32 pad;
 	__u64 base; /* first gfn whose pages are counted */
@@ -62,7 +62,7 @@ struct probe_counts {
 	__u64 events[8];
 	__u64 event_dirty[8];
 	__u64 out; /* calls of dirtied() while the vCPU was being scheduled out */
-	__s64 mark_ret; /* what kfuncs returned to round() for @ask_idx */
+	__s64 mark_ret; /* what kfuncs returned to dirty_log() for @ask_idx */
 	__s64 stat_ret;
 	__u32 nr_vcpus;
 	__u32 stat_marked;

@@ -20,8 +20,8 @@ s64 BPF_PROG(good_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(good_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(good_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	kvm_throttle_nr_vcpus(kvm);
 }
@@ -31,7 +31,7 @@ struct kvm_throttle_ops good = {
 	.name = "good",
 	.dirtied = (void *)good_dirtied,
 	.block = (void *)good_block,
-	.round = (void *)good_round,
+	.dirty_log = (void *)good_dirty_log,
 };
 
 /*
@@ -56,11 +56,11 @@ struct kvm_throttle_ops good = {
 
 SLEEPY_AND_AWAKE(throttle, dirtied);
 SLEEPY_AND_AWAKE(throttle, block);
-SLEEPY_AND_AWAKE(throttle, round);
+SLEEPY_AND_AWAKE(throttle, dirty_log);
 SLEEPY_AND_AWAKE(throttle, end);
 SLEEPY_AND_AWAKE(irq, route);
 SLEEPY_AND_AWAKE(irq, run);
-SLEEPY_AND_AWAKE(irq, resteer);
+SLEEPY_AND_AWAKE(irq, retarget);
 SLEEPY_AND_AWAKE(irq, end);
 SLEEPY_AND_AWAKE(save, select);
 SLEEPY_AND_AWAKE(save, end);
@@ -109,8 +109,8 @@ struct kvm_throttle_ops write = {
 };
 
 /* What another table's ops may call: to read the guest's memory is for harvest(), */
-SEC("struct_ops/round")
-void BPF_PROG(read_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(read_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	u64 word;
 
@@ -120,7 +120,7 @@ void BPF_PROG(read_round, struct kvm *kvm, const struct kvm_throttle_round *roun
 SEC(".struct_ops.link")
 struct kvm_throttle_ops read_throttle = {
 	.name = "read_throttle",
-	.round = (void *)read_round,
+	.dirty_log = (void *)read_dirty_log,
 };
 
 /* ... and the clock too */

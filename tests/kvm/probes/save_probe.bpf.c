@@ -32,8 +32,8 @@ s64 BPF_PROG(save_probe_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 	}
 	if (stats->longest_ns > counts.longest_ns)
 		counts.longest_ns = stats->longest_ns;
-	if (stats->longest_row > counts.longest_row)
-		counts.longest_row = stats->longest_row;
+	if (stats->longest_batch > counts.longest_batch)
+		counts.longest_batch = stats->longest_batch;
 	if (stats->waiting)
 		__sync_fetch_and_add(&counts.waiting, 1);
 	counts.vcpu_id = stats->vcpu_id;
@@ -42,8 +42,8 @@ s64 BPF_PROG(save_probe_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 
 	if (stats->ns && !counts.kinds) {
 		counts.idle++;
-		if (stats->longest_row > counts.idle_row)
-			counts.idle_row = stats->longest_row;
+		if (stats->longest_batch > counts.idle_batch)
+			counts.idle_batch = stats->longest_batch;
 	}
 	counts.kinds = 1;
 

@@ -28,7 +28,7 @@ struct save_probe_counts {
 	__u64 exits[SAVE_PROBE_KINDS]; /* sums of what was told */
 	__u64 resumed[SAVE_PROBE_KINDS];
 	__u64 longest_ns; /* the most that was told */
-	__u32 longest_row;
+	__u32 longest_batch;
 	__u32 waiting; /* calls that found another task waiting */
 	/* of the last call */
 	__u32 vcpu_id;
@@ -37,7 +37,7 @@ struct save_probe_counts {
 	__u32 kinds; /* that it answered with */
 	/* Calls whose vCPU was answered with no kind before, of VMs of one vCPU */
 	__u64 idle;
-	__u32 idle_row; /* the longest row that any of them was told */
+	__u32 idle_batch; /* the longest row that any of them was told */
 	__u32 pad;
 };
 

@@ -16,7 +16,7 @@ enum mode {
 	RANDOM, /* block(): any 64 bits */
 	GIVE_UP_DIRTIED, /* error from dirtied(): a run queue's lock may be held */
 	GIVE_UP_BLOCK, /* error from block() */
-	GIVE_UP_ROUND, /* error from round() */
+	GIVE_UP_DIRTY_LOG, /* error from dirty_log() */
 	SLOW, /* dirtied(): takes its time */
 	NO_SUCH_VCPU, /* kfuncs with indices that are none */
 	MARK_STORM, /* mark and unmark every vCPU at each page */
@@ -29,7 +29,7 @@ KVMEXT_PARAM(
 
 KVMEXT_COUNTER(u64, dirtied_calls, "", "calls of dirtied()");
 KVMEXT_COUNTER(u64, block_calls, "", "calls of block()");
-KVMEXT_COUNTER(u64, round_calls, "", "calls of round()");
+KVMEXT_COUNTER(u64, round_calls, "", "calls of dirty_log()");
 KVMEXT_COUNTER(u64, found, "", "vCPUs found where there are none: must stay 0");
 
 static u64 spun;
@@ -88,12 +88,12 @@ s64 BPF_PROG(misbehave_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return 0;
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(misbehave_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(misbehave_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	__sync_fetch_and_add(&round_calls, 1);
-	if (mode == GIVE_UP_ROUND)
-		kvm_throttle_error(kvm, -6, "gave up in round, as it was told");
+	if (mode == GIVE_UP_DIRTY_LOG)
+		kvm_throttle_error(kvm, -6, "gave up in dirty_log, as it was told");
 }
 
 KVMEXT_ABOUT("test only: the worst answers, on demand")
@@ -103,5 +103,5 @@ struct kvm_throttle_ops misbehave = {
 	.name = "misbehave",
 	.dirtied = (void *)misbehave_dirtied,
 	.block = (void *)misbehave_block,
-	.round = (void *)misbehave_round,
+	.dirty_log = (void *)misbehave_dirty_log,
 };

@@ -27,8 +27,8 @@ s64 BPF_PROG(params_block, struct kvm *kvm, struct kvm_vcpu *vcpu)
 	return block_ns;
 }
 
-SEC("struct_ops/round")
-void BPF_PROG(params_round, struct kvm *kvm, const struct kvm_throttle_round *round)
+SEC("struct_ops/dirty_log")
+void BPF_PROG(params_dirty_log, struct kvm *kvm, const struct kvm_throttle_dirty_log *log)
 {
 	if (go_wrong)
 		kvm_throttle_error(kvm, -5, "asked to fail; \"quoted\"");
@@ -39,5 +39,5 @@ SEC(".struct_ops.link")
 struct kvm_throttle_ops params = {
 	.name = "params-1.0",
 	.block = (void *)params_block,
-	.round = (void *)params_round,
+	.dirty_log = (void *)params_dirty_log,
 };
