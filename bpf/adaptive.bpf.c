@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * adaptive: answer on the spot what a vCPU does often, and only while that is harmless.
+ * adaptive: handle a vCPU's frequent exits in the fastpath, and only while that is harmless.
  *
- * For each vCPU: a kind of exit that comes often enough is answered on the spot, until it
- * is rare again, or turns out to have to go the long way mostly (OUT to a port that is
- * user space's): then asking first was in vain, and it is left alone for a while.  Fewer
- * in a row while another task waits for the CPU.  Now and then it has the way from exit to
- * entry timed, which is how long the host's interrupts wait: if one took too long, all
- * goes the long way for a while.
+ * Per vCPU, a kind of exit that comes often enough is handled in the fastpath until it is
+ * rare again.  A kind whose exits are mostly full exits all the same (OUT to a port of user
+ * space) is left alone for a while.  While another task waits for the CPU, the policy asks
+ * for fewer consecutive re-entries.  Now and then it times the way from exit to entry: the
+ * host's interrupts wait that long.  If one way took too long, every exit is a full exit
+ * for a while.
  *
  * For: hosts where vCPUs share CPUs with other work; guests of which nothing is known.
  * Not for: guests that exit seldom, which gain nothing.
@@ -19,7 +19,7 @@ char _license[] SEC("license") = "GPL";
 KVMEXT_PARAM(u32, hot, 100, 1, 100000, "", "exits of a kind in 100 ms that make it worth it");
 KVMEXT_PARAM(u32, useless, 25, 0, 100, "%",
 	     "of a kind this much at least must be answered, else it is left alone for a while");
-KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most exits in a row that are answered on the spot");
+KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most consecutive re-entries");
 KVMEXT_PARAM(u32, waiting, 16, 1, 4096, "", "the same while another task wants the CPU");
 KVMEXT_PARAM(u32, longest, 20000, 1, 10000000, "ns",
 	     "longest bearable way from exit to entry, with IRQs off");
@@ -28,10 +28,10 @@ KVMEXT_PARAM(u32, sample, 8, 1, 1000, "",
 KVMEXT_PARAM(u32, away, 1000, 10, 60000, "ms", "how long what was a bad idea is left alone");
 
 KVMEXT_COUNTER(u64, asked, "", "times that a vCPU asked");
-KVMEXT_COUNTER(u64, resumed, "", "exits that were answered on the spot");
+KVMEXT_COUNTER(u64, resumed, "", "exits that were handled in the fastpath");
 KVMEXT_COUNTER(u64, timed, "", "intervals in which the way was timed");
 KVMEXT_COUNTER(u64, too_long, "", "of them, those with a way that was too long");
-KVMEXT_COUNTER(u64, in_vain, "", "kinds left alone as most had to go the long way");
+KVMEXT_COUNTER(u64, in_vain, "", "kinds left alone because most were full exits");
 KVMEXT_COUNTER(u64, shared, "", "answers while another task wanted the CPU");
 KVMEXT_COUNTER(u64, worst_ns, "ns", "the longest way that was seen");
 KVMEXT_COUNTER(u64, no_room, "", "answers for a vCPU for which there is no room");
@@ -167,7 +167,7 @@ void BPF_PROG(adaptive_end, struct kvm *kvm)
 	}
 }
 
-KVMEXT_ABOUT("answers on the spot the exits that are frequent, while that keeps nobody waiting")
+KVMEXT_ABOUT("handles frequent exits in the fastpath, while that keeps nobody waiting")
 SEC(".struct_ops.link")
 struct kvm_save_ops adaptive = {
 	.name = "adaptive",

@@ -17,7 +17,7 @@ void BPF_PROG(eager_end, struct kvm *kvm)
 	__sync_fetch_and_add(&ends, 1);
 }
 
-KVMEXT_ABOUT("every exit goes the long way, as in stock KVM")
+KVMEXT_ABOUT("every exit is a full exit, as in stock KVM")
 SEC(".struct_ops.link")
 struct kvm_save_ops eager = {
 	.name = "eager",

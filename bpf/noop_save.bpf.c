@@ -3,8 +3,8 @@
  * noop for exits: every op is there and none does anything.
  *
  * For: the cost of a table that is attached and asked; a place to start a policy from.
- * Not for: answering an exit on the spot.  Each goes the long way; eager has the same
- * done with nobody asked.
+ * Not for: handling exits in the fastpath.  Every exit is a full exit.  Under eager it is
+ * too, and no op is called.
  */
 #include "kvmext.bpf.h"
 

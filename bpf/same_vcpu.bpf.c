@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * same_vcpu: whatever can be answered on the spot is.
+ * same_vcpu: handle every exit in the fastpath that KVM can handle there.
  *
  * The published system's rule, as far as it is safe: nothing is saved or loaded
  * while the same vCPU goes on.
@@ -13,7 +13,7 @@
 
 char _license[] SEC("license") = "GPL";
 
-KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most exits in a row that are answered on the spot");
+KVMEXT_PARAM(u32, resumes, 256, 1, 4096, "", "most consecutive re-entries");
 KVMEXT_COUNTER(u64, asked, "", "times that a vCPU asked");
 
 SEC("struct_ops/select")
@@ -24,7 +24,7 @@ s64 BPF_PROG(same_vcpu_select, struct kvm *kvm, struct kvm_vcpu *vcpu,
 	return KVM_SAVE_ANSWER(stats->safe, KVM_SAVE_XSTATE | KVM_SAVE_HOST, resumes);
 }
 
-KVMEXT_ABOUT("every exit that is safe to is answered on the spot")
+KVMEXT_ABOUT("handles every exit in the fastpath that is safe there")
 SEC(".struct_ops.link")
 struct kvm_save_ops same_vcpu = {
 	.name = "same_vcpu",

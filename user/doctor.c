@@ -195,7 +195,7 @@ static void check_rights(void)
 }
 
 /**
- * struct inhibited - VMs whose interrupts take the long way for the same reasons
+ * struct inhibited - VMs whose interrupts are not posted, for the same reasons
  * @why: bits of the kernel's enum kvm_apicv_inhibit
  * @n: how many VMs
  * @pids: the first of them

@@ -20,7 +20,7 @@ char _license[] SEC("license") = "GPL";
 #define ETH_P_IPV6 0x86dd
 #define IP_FRAGMENT 0x3fff
 #define STALE_NS 2000000000ull
-/* So often in a row must an interrupt go elsewhere until it is believed. */
+/* So many consecutive interrupts must go elsewhere until it is believed. */
 #define SURE 3
 
 const volatile int vm;

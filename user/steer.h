@@ -47,7 +47,7 @@ struct steer_vcpu {
  * struct steer_queue - where a queue's interrupt goes; by tun's number in map "queues"
  * @vcpu: its id + 1; 0: not known
  * @other: the id + 1 to which the last one went, if that was another
- * @times: how often in a row
+ * @times: how many consecutive times
  */
 struct steer_queue {
 	__u32 vcpu;

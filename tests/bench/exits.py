@@ -21,13 +21,13 @@ a timer interrupt: how late that comes is how long interrupts are off at the wor
 the thread runs is who waits for a vCPU.
 
 In Bochs its debugger then says which functions an exit's instructions are in, for what is
-answered on the spot: one exit, of stock and under same_vcpu.
+handled in the fastpath: one exit, of stock and under same_vcpu.
 
 Writes build/results/exits.json, for another machine exits-MACHINE.json. Exit status 1 if
 patched modules with nothing attached, or under eager, cost more than LIMIT per cent over
 stock for any kind; if a table costs more than ADDS says, or an interrupt more than INTERRUPT over
-stock; if same_vcpu does not take LEAST per cent off those in ON_THE_SPOT, where
-KVM can answer on the spot at all; if adaptive does not make guests in GAIN cheaper by GAIN
+stock; if same_vcpu does not take LEAST per cent off those in FASTPATH, where
+KVM can handle them in the fastpath at all; if adaptive does not make guests in GAIN cheaper by GAIN
 per cent in all, or makes any other dearer by WORSE; or if under adaptive interrupts or threads
 are later by more than LATER per cent.
 
@@ -56,7 +56,7 @@ IRQ = "build/tests/bench/irq"
 CACHE = os.path.expanduser("~/.cache/kvm_ext")
 LIMIT = 0.5    # %
 LEAST, AIM = 50, 65    # % below stock, for
-ON_THE_SPOT = ["cpuid", "ioeventfd", "msr_write"]
+FASTPATH = ["cpuid", "ioeventfd", "msr_write"]
 GAIN = {"cpuid": 3, "io": 3}   # % of all instructions
 LATER = 10   # %
 # % of all instructions, for the other loads. select() is asked each 10 ms, and takes some 1,400
@@ -89,7 +89,7 @@ MACHINES = {
     "bochs-amd": (BOCHS, "emulated AMD KVM host, 1 CPU (Bochs; the TSC counts instructions), nrip-save, no AVIC"),
 }
 # Without nrip-save KVM has to decode an instruction to know its length, not with IRQs off.
-NO_NRIPS = {"amd": "QEMU's SVM has no nrip-save, so nothing is answered on the spot here, whatever a policy says"}
+NO_NRIPS = {"amd": "QEMU's SVM has no nrip-save, so nothing is handled in the fastpath here, whatever a policy says"}
 
 # A boot: modules, and in this order what is counted in it: name, policies that are loaded
 # meanwhile, kinds (none: all). The last one shows that nothing is left of a policy that is gone.
@@ -254,8 +254,8 @@ def profile(machine, modules, policy):
     script = [f"build/kvmext -q load build/bpf/{policy}.bpf.o"] if policy else []
     # By serial line: what is never executed is left out
     script += ["grep -E ' [tT] ' /proc/kallsyms | grep -v ' __pfx_' | gzip -c | base64"]
-    script += [f"{PROGRAM} -r {rounds} -m {kind} >/dev/null" for kind in ON_THE_SPOT]
-    stops = rounds * len(ON_THE_SPOT) * ["c", "trace on", f"s {steps}", "trace off"]
+    script += [f"{PROGRAM} -r {rounds} -m {kind} >/dev/null" for kind in FASTPATH]
+    stops = rounds * len(FASTPATH) * ["c", "trace on", f"s {steps}", "trace off"]
     with tempfile.NamedTemporaryFile("r", errors="replace") as trace:
         addrs, names = symbols(machine_run(machine, modules, script, "--chatter", trace.name, "--debugger",
                                            ";".join(['setmagicbps "bx"', *stops, "c"])))
@@ -275,10 +275,10 @@ def profile(machine, modules, policy):
                 now[names[bisect.bisect(addrs, addr) - 1]] += 1
             elif entered:
                 left = True
-    if len(exits) != rounds * len(ON_THE_SPOT):
-        raise Failed(f"the debugger saw {len(exits)} marks, not {rounds * len(ON_THE_SPOT)}")
+    if len(exits) != rounds * len(FASTPATH):
+        raise Failed(f"the debugger saw {len(exits)} marks, not {rounds * len(FASTPATH)}")
     out = {}
-    for i, kind in enumerate(ON_THE_SPOT):
+    for i, kind in enumerate(FASTPATH):
         # A timer's interrupt may be in one of them
         c = sorted(exits[i * rounds:(i + 1) * rounds], key=lambda c: c.total())[rounds // 2]
         out[kind] = [c.total(), c.most_common()]
@@ -289,7 +289,7 @@ def breakdown(machine, counts):
     """For each kind function by function: stock, same_vcpu; and what to know about it"""
     stock, ours = profile(machine, "stock", None), profile(machine, "ours", "same_vcpu")
     out, notes = {}, []
-    for kind in ON_THE_SPOT:
+    for kind in FASTPATH:
         for name, (traced, _) in ("stock", stock[kind]), ("same_vcpu", ours[kind]):
             # A mark for the debugger moves what comes after it a bit.
             if abs(percent(traced, counts[name][kind])) > 2:
@@ -389,7 +389,7 @@ def checks(machine, out):
         rows.append((verdict(more, INTERRUPT, doubt), f"{kind} with nothing attached at most {INTERRUPT:+} instructions: "
                      f"{more:+} of {base}{doubts(doubt, '')}"))
     if machine not in NO_NRIPS:
-        for kind in ON_THE_SPOT:
+        for kind in FASTPATH:
             less, base = -percent(counts["same_vcpu"][kind], counts["stock"][kind]), counts["stock"][kind]
             doubt = round(100 * out.doubt("same_vcpu", "stock", kind) / base, 2)
             rows.append((verdict(-less, -LEAST, doubt), f"{kind} under same_vcpu at least {LEAST} % below stock "
@@ -491,7 +491,7 @@ def bench(machine):
         print(f"  {r['kind']:14} {r['stock']:6}" + "".join(f" {r[n]:6} {r[f'{n}_pct']:+8.2f} %" for n in names))
     print()
     print(f"  {'guest that':14} {'stock':>6}" + "".join(f" {n:>17}" for n in names)
-          + "   its work's instructions for one of the host's; all, against stock; exits answered on the spot;"
+          + "   its work's instructions for one of the host's; all, against stock; exits handled in the fastpath;"
           + " host's instructions for 1,000 of its work")
     for load, stock in loads.get("stock", {}).items():
         print(f"  {load:14} {stock['guest'] / max(stock['host'], 1):6.2f}"

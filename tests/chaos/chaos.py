@@ -44,7 +44,7 @@ SPLAT = re.compile(r"BUG:|WARNING:|Oops|general protection|INFO: task|soft locku
                    r"Kernel panic")
 
 # Exit codes of the tool that the others' actions account for: 4 the kill switch is off, 7 the
-# VM went, 8 the place is taken, 9 there is no such policy (or no more), and done.
+# VM went, 8 another policy is loaded there, 9 there is no such policy (or no more), and done.
 EXITS = {0: "done", 4: "off", 7: "vm", 8: "taken", 9: "none"}
 # The same for libbpf: EPERM (off), ESRCH (VM or policy gone), EBADF (nothing attached here),
 # EEXIST, EINVAL (an update to another place: the VM of that place is a new one now).

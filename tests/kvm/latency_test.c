@@ -149,7 +149,8 @@ static void in_time(struct __test_metadata *_metadata, FIXTURE_DATA(latency) * s
 	       stat_of(self, "ended_kick"));
 	EXPECT_LE(TIMES - 1, stat_of(self, "blocks"));
 	EXPECT_LE(TIMES - 1, stat_of(self, "ended_kick"));
-	EXPECT_GE(free + 1000, blocked);
+	/* The same steps take several times as long in the debug kernel. */
+	EXPECT_GE(free + 1000 * patience(), blocked);
 }
 
 TEST_F(latency, the_guests_own_timer)

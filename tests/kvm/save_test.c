@@ -94,7 +94,7 @@ enum op {
 struct insn {
 	uint32_t op;
 	uint32_t kind;
-	uint32_t yes; /* is to be answered on the spot, where anything is */
+	uint32_t yes; /* is to be handled in the fastpath, where anything is */
 	uint32_t fault;
 	uint64_t in[4]; /* rax, rbx, rcx, rdx */
 	uint64_t out[4];
@@ -668,7 +668,7 @@ static struct tally tally_since(const struct tally *was, int vcpu)
 	return t;
 }
 
-/* Does KVM know the next RIP, without which nothing is answered on the spot? */
+/* Does KVM know the next RIP, without which nothing is handled in the fastpath? */
 static bool can_resume(void)
 {
 	char c = 0;
@@ -1413,7 +1413,7 @@ TEST_F(save, pause_and_rdpmc)
 		ASSERT_EQ(0, play(self, s));
 		now = tally_since(&was, 0);
 		EXPECT_EQ(0, differ(_metadata, own, s));
-		TH_LOG("%d vCPUs: %llu of %llu PAUSE, %llu of %llu RDPMC answered on the spot; RDPMC %s",
+		TH_LOG("%d vCPUs: %llu of %llu PAUSE, %llu of %llu RDPMC handled in the fastpath; RDPMC %s",
 		       ncpus, now.resumed[PAUSE], now.exits[PAUSE], now.resumed[RDPMC],
 		       now.exits[RDPMC], own->insn[1].fault ? "faults" : "counts");
 		/* With others, one of them is to run instead. */
@@ -1428,7 +1428,7 @@ TEST_F(save, pause_and_rdpmc)
 	free(s);
 }
 
-/* A barrier is done by the CPU itself or the long way; a guest that has none gets #GP. */
+/* A barrier is done by the CPU itself or in a full exit; a guest that has none gets #GP. */
 TEST_F(save, barriers_are_never_answered)
 {
 	struct script *own = calloc(1, sizeof(*own)), *s = calloc(1, sizeof(*s));
@@ -1449,7 +1449,7 @@ TEST_F(save, barriers_are_never_answered)
 		ASSERT_EQ(0, play(self, s));
 		now = tally_since(&was, 0);
 		EXPECT_EQ(0, differ(_metadata, own, s));
-		TH_LOG("IA32_PRED_CMD %s; %llu exits of WRMSR, %llu answered on the spot",
+		TH_LOG("IA32_PRED_CMD %s; %llu exits of WRMSR, %llu handled in the fastpath",
 		       own->insn[0].fault ? "is not there" : "is written", now.exits[WRMSR],
 		       now.resumed[WRMSR]);
 		if (s->insn[0].fault)
@@ -1622,7 +1622,7 @@ TEST_F(save, softirqs_use_the_fpu)
 	long long uses;
 
 	if (!self->can)
-		SKIP(return, "nothing is answered on the spot here");
+		SKIP(return, "nothing is handled in the fastpath here");
 	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
 	ASSERT_EQ(0, one_cpu(&one));
 	ASSERT_EQ(0, sched_setaffinity(0, sizeof(one), &one));
@@ -1645,7 +1645,7 @@ TEST_F(save, softirqs_use_the_fpu)
 			ASSERT_EQ(0, trip(self->cpu, &self->trip));
 			uses = softirq_uses() - uses;
 			now = tally_since(&was, 0);
-			TH_LOG("guest's %s: %lld uses, %llu of %llu CPUID answered on the spot",
+			TH_LOG("guest's %s: %lld uses, %llu of %llu CPUID handled in the fastpath",
 			       gw->name, uses, now.resumed[CPUID], now.exits[CPUID]);
 			EXPECT_EQ(rounds, work(self->cpu)->progress);
 			EXPECT_EQ(0, work(self->cpu)->bad);
@@ -1952,7 +1952,7 @@ TEST_F(save, any_answer)
 		EXPECT_TRUE(policy_is("probe", "active"));
 		invalid += policy_num("probe", "invalid");
 	}
-	TH_LOG("%lld invalid answers, %llu CPUID answered on the spot", invalid,
+	TH_LOG("%lld invalid answers, %llu CPUID handled in the fastpath", invalid,
 	       resumed_of(0, CPUID));
 	EXPECT_LT(0, invalid);
 	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
@@ -2097,7 +2097,7 @@ TEST_F(save, system_management_mode)
 		EXPECT_EQ(0, w->bad);
 	}
 	now = tally_since(&was, 0);
-	TH_LOG("%llu of %llu CPUID answered on the spot", now.resumed[CPUID], now.exits[CPUID]);
+	TH_LOG("%llu of %llu CPUID handled in the fastpath", now.resumed[CPUID], now.exits[CPUID]);
 	EXPECT_EQ(11 * smis, now.exits[CPUID]);
 	EXPECT_EQ(self->can ? 10 * smis : 0, now.resumed[CPUID]);
 }
@@ -2228,7 +2228,7 @@ TEST_F(save, user_space_injects)
 	}
 	EXPECT_EQ(injected, windows);
 	EXPECT_EQ(0, w->bad);
-	TH_LOG("%llu CPUID meanwhile, %llu answered on the spot", w->progress,
+	TH_LOG("%llu CPUID meanwhile, %llu handled in the fastpath", w->progress,
 	       resumed_of(0, CPUID));
 	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
 }
@@ -2249,7 +2249,7 @@ static uint64_t median(uint64_t *v, size_t n)
 }
 
 /*
- * A guest of nothing but CPUID, as many in a row as may be.  How many of them it does
+ * A guest of nothing but CPUID, as many consecutive ones as may be.  How many of them it does
  * between a signal or an interrupt and its arrival: few, not the rest of a row.
  */
 TEST_F(save, a_row_is_left_at_once)
@@ -2291,7 +2291,7 @@ TEST_F(save, a_row_is_left_at_once)
 	EXPECT_EQ(self->can, resumed_of(0, CPUID) > 0);
 }
 
-/* Are exits answered on the spot just now? */
+/* Are exits handled in the fastpath just now? */
 static bool answered(FIXTURE_DATA(save) * self)
 {
 	uint64_t at = work(self->cpu)->progress;
@@ -2318,7 +2318,7 @@ TEST_F(save, rows_are_as_long_as_asked)
 		EXPECT_EQ(self->can, self->a.c->longest_ns > 0);
 		EXPECT_LE(1, self->a.c->firsts + i);
 		EXPECT_EQ(0, self->a.c->vcpu_id);
-		TH_LOG("%u in a row asked, %u done; longest way %llu ns", resumes[i],
+		TH_LOG("%u consecutive re-entries asked, %u done; longest way %llu ns", resumes[i],
 		       self->a.c->longest_batch, self->a.c->longest_ns);
 		/* What was told before the last call is part of what there is. */
 		EXPECT_LE(self->a.c->resumed[CPUID], resumed_of(0, CPUID));
@@ -2415,7 +2415,7 @@ TEST_F(save, adaptive_is_bounded)
 	uint64_t at;
 
 	if (!self->can)
-		SKIP(return, "nothing is answered on the spot here");
+		SKIP(return, "nothing is handled in the fastpath here");
 	/* Or that the tool has ended would end KVM_RUN. */
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
@@ -2585,7 +2585,7 @@ TEST_F(save, policies_change_under_a_guest)
 		EXPECT_EQ(self->can, answered(self));
 		pol_off(&self->a);
 		EXPECT_FALSE(answered(self));
-		/* With none of them in the loop: its key is off, and goes on by update() */
+		/* With none of them in its run loop: its key is off, and goes on by update() */
 		ASSERT_EQ(0, ext_attach(none.ops, &none.link));
 		EXPECT_FALSE(answered(self));
 		ASSERT_EQ(0, ext_update(none.link, self->a.ops));

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The other AMD machine: Bochs's emulation of SVM, with nested paging and nrip-save.
 
-QEMU's has no nrip-save, without which KVM answers no exit on the spot.  All else is as
+QEMU's has no nrip-save, without which KVM handles no exit in the fastpath.  All else is as
 with the Intel machine.  It has no AVIC.
 """
 import functools

@@ -86,11 +86,11 @@ ok "help --json has the text" $?
 mkdir -m 700 /sys/fs/bpf/kvmext-guest
 json "ended" guest --stop
 good "load" load $P/noop.bpf.o
-# The place is taken, and who has it cannot be seen: one line, not two.
+# Another policy is loaded there, and which one cannot be seen: one line, not two.
 mkdir -m 777 "$tmp/bpf"
 mount -t bpf -o mode=0700 bpf "$tmp/bpf"
 run $K --bpffs "$tmp/bpf" load $B/tool_params.bpf.o
-[ $code = 8 ] && [ "$(wc -l <"$tmp/err")" = 1 ]; ok "a place that is taken: exit 8, one line" $?
+[ $code = 8 ] && [ "$(wc -l <"$tmp/err")" = 1 ]; ok "another policy is loaded there: exit 8, one line" $?
 umount "$tmp/bpf"
 mkdir -p "$tmp/dbg/kvm/ext"
 echo "version 7" >"$tmp/dbg/kvm/ext/state"

@@ -114,7 +114,7 @@ sys.exit(not all(p["age_ns"] > 10 ** 14 for p in json.load(open(sys.argv[1]))["p
 inhibited() {
 	start_vm
 	$K top --json 0.5 3 >"$tmp/top" 2>"$tmp/err"
-	says 'v["apicv_inhibited"] == ["disabled"]'; ok "top says why interrupts take the long way" $?
+	says 'v["apicv_inhibited"] == ["disabled"]'; ok "top says why interrupts are not posted" $?
 	run $K top --batch --vm $vm 0.5 2
 	has "^APICv or AVIC is inhibited (disabled): $vm$" "in text too"
 	run $K doctor
