@@ -389,7 +389,7 @@ help:
 	@echo 'make test KVMEXT_HOST=native   on this machine, if its kernel runs the modules (root)'
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
-	@echo 'make test-debug          the same in a kernel with lockdep, KASAN and more; sparse, W=1'
+	@echo "make test-debug          the AMD host's tests in a kernel with lockdep, KASAN and more; sparse, W=1"
 	@echo 'make test-chaos          random actions on running guests, 60 s or SECONDS=N, SEED=N, QEMU_GUEST=1'
 	@echo 'make bench-migrate       measure every way to throttle; RUNS=N repeats'
 	@echo 'make bench-exits         count the instructions that an exit costs, stock and patched'

@@ -139,7 +139,7 @@ static void check_switch(void)
 {
 	if (access(KILL_SWITCH, F_OK))
 		return;
-	note("kill switch", str(kill_switch_on() ? "on: no policy may run" : "off"),
+	note("kill switch", str(kill_switch_on() ? "thrown: no policy may run" : "not thrown"),
 	     kill_switch_on() ? "echo Y > " KILL_SWITCH : NULL, false);
 }
 

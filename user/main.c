@@ -95,7 +95,7 @@ static const char top_doc[] =
 	"   1  internal: the tool or the system failed otherwise\n"
 	"   2  usage: the command line makes no sense\n"
 	"   3  privilege: not root\n"
-	"   4  environment: the kernel or its set-up lacks something, or the kill switch is on\n"
+	"   4  environment: the kernel or its set-up lacks something, or ext_enable is N\n"
 	"   5  object: the file cannot be a policy here\n"
 	"   6  parameter: no such parameter, or a value it does not take\n"
 	"   7  vm: no such VM or vCPU\n"

@@ -280,7 +280,7 @@ static void show(const struct status_args *a, const struct state *before, const 
 	if (!ps->n)
 		puts("no policy is loaded");
 	if (kill_switch_on())
-		puts("the kill switch is on: no policy is asked (echo Y > " KILL_SWITCH ")");
+		puts("the kill switch is thrown: no policy is asked (echo Y > " KILL_SWITCH ")");
 	for (int i = 0; i < ps->st.n; i++)
 		if (rec_is(&ps->st.rec[i], "vm") && wanted(a, &ps->st.rec[i]))
 			show_vm(before, &ps->st, &ps->st.rec[i]);

@@ -130,7 +130,7 @@ fails 4 "kill switch" "switch under the kill switch" switch params-1.0 $P/noop.b
 run $K doctor
 [ $code = 4 ]; ok "doctor under the kill switch: exit 4" $?
 run $K status
-has "kill switch is on" "status tells of the kill switch"
+has "kill switch is thrown" "status tells of the kill switch"
 good "unload under the kill switch" unload params-1.0
 fails 4 "kill switch" "load under the kill switch" load $P/noop.bpf.o
 echo Y >$SWITCH
