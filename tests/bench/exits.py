@@ -50,6 +50,7 @@ import tempfile
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 sys.path.insert(0, f"{TOP}/tests/lib")
 from config import read_config     # noqa: E402
+from origin import measured         # noqa: E402
 
 PROGRAM = "build/tests/bench/exits"
 IRQ = "build/tests/bench/irq"
@@ -460,6 +461,7 @@ def bench(machine):
     cfg = read_config()
     result = {
         "machine": MACHINES[machine][1],
+        "measured": measured(),
         "kernel": cfg["KVER"],
         "limit_pct": LIMIT,
         "two_boots_differ_pct": off[0],

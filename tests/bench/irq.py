@@ -36,11 +36,15 @@ import re
 import subprocess
 import sys
 
+from origin import join, measured
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 PROGRAM = "build/tests/bench/irq"
 # Which part of many is sent under which policy.  Where vCPUs spin it takes long if they share a CPU with the sender.
 MANY = {"amd": {"noop": 1, "spread": 1, "run_first": 1}, "intel": {"noop": 0.1, "spread": 0.1, "run_first": 1}}
 POLICIES = {"noop": "noop_irq", "spread": "spread", "sticky": "sticky", "run_first": "run_first"}
+MACHINES = {"amd": "emulated AMD KVM host (QEMU TCG -icount; the TSC counts instructions)",
+            "intel": "emulated Intel KVM host (Bochs; 20 ns an instruction)"}
 MARK = "#@kvm_ext "
 POSTED = "build/tests/kvm/posted_test"
 AT_MOST, AT_LEAST = 0.1, 1   # exits, and injections, for an interrupt: posted; with APICv off
@@ -132,7 +136,7 @@ def save(parts, path):
         whole = {}
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as f:
-        json.dump(whole | parts, f, indent=1)
+        json.dump(join(whole, parts), f, indent=1)
         f.write("\n")
 
 
@@ -175,6 +179,8 @@ def main():
         rows, wrong = parts[name]()
         bad += wrong
         save({name: rows}, opts.out)
+    if not opts.only:
+        save({"machines": MACHINES, "measured": measured()}, opts.out)
     for b in bad:
         print(f"  FAIL  {b}")
     print(f"  {opts.out}")

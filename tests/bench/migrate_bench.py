@@ -16,11 +16,11 @@ import json
 import os
 import shlex
 import statistics
-import subprocess
 import sys
 
 import migrate_rows
 import migrate
+from origin import measured
 
 NUMBERS = ("total_ms", "downtime_ms", "rounds", "sent_mib", "v0_share", "v1_share", "v1_worst2s")
 RESULT = os.path.join(migrate_rows.TOP, "build/results/migrate.json")
@@ -148,12 +148,6 @@ def show_sweep(rows):
             print(f"  converge is slower than auto-converge: {load}")
 
 
-def git_version():
-    done = subprocess.run(["git", "-C", migrate_rows.TOP, "describe", "--always", "--dirty"],
-                          capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or 1))
@@ -174,7 +168,7 @@ def main():
     result = {
         "machine": "emulated AMD KVM host (QEMU TCG), 2 CPUs, " + migrate_rows.MEMORY,
         "load_average_per_cpu_before": load_before,
-        "version": git_version(),
+        "measured": measured(),
         "commands": ["make bench-migrate " + " ".join(f"{k}={v}" for k, v in
                                                       (("RUNS", opt.runs), ("SWEEP", int(opt.sweep)))),
                      "tests/machine/run -- tests/guest/migrate.py " + shlex.join(args)],

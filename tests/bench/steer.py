@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 
+from origin import join
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 RESULT = os.path.join(TOP, "build/results/irq.json")
@@ -86,10 +88,9 @@ def save(part, path=RESULT):
             whole = json.load(f)
     except (OSError, ValueError):
         whole = {}
-    whole["tap"] = part
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".new", "w") as f:
-        json.dump(whole, f, indent=1)
+        json.dump(join(whole, {"tap": part}), f, indent=1)
     os.rename(path + ".new", path)
 
 

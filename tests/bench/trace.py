@@ -30,6 +30,7 @@ import threading
 import time
 
 from exits import AGREE, BOOTS_TRIED, MARK, TOP, Failed, how_sure, percent, read_config
+from origin import measured
 
 RESULT = "build/results/trace.json"
 KVMEXT = f"{TOP}/build/kvmext"
@@ -341,7 +342,7 @@ def bench(pairs):
         print(f"  {text}")
 
     result = {"machine": "emulated AMD KVM host, stock modules, 1 CPU (QEMU TCG -icount; the TSC counts instructions)",
-              "kernel": read_config()["KVER"], "what": TRACERS, "exits_of_each_kind": 4096 * ROUNDS,
+              "measured": measured(), "kernel": read_config()["KVER"], "what": TRACERS, "exits_of_each_kind": 4096 * ROUNDS,
               "instructions": {t: c if "cannot" in c else
                                {k: {"added": added(counts, t, k), "added_in_all": added(counts, t, k, "mean")}
                                 for k in KINDS} | ({"seen": c["saw"]} if "saw" in c else {}) | ({"report": c["report"]} if "report" in c else {})

@@ -7,11 +7,13 @@
 cd "$(dirname "$0")/../.." || exit 1
 exec python3 - <<'END'
 import json
+import os
 import re
 import statistics
 import sys
 
-sys.path.insert(0, "tests/lib")
+sys.path[:0] = "tests/lib", "tests/bench"
+from origin import text_of
 from readme import Page
 
 PAGE = "tests/bench/README.md"
@@ -137,6 +139,12 @@ for mode in ("legacy", "manual"):
                 f"{(ours[most]['usual'] - ours[1]['usual']) / (most - 1):,.0f} with manual")
 ok("free pages: what a harvest costs is that of results/harvest.json",
    said([f"takes {times['legacy']} stock's", f"protection {times['manual']}", *want]))
+
+# --- commits ------------------------------------------------------------------
+
+names = sorted(f[:-5] for f in os.listdir("tests/bench/results") if f.endswith(".json"))
+ok(f"the page has the commits of the {len(names)} raw results",
+   said([f"{text_of(raw(n))}. Raw: [results/{n}.json](results/{n}.json)" for n in names]) if names else ["no raw results"])
 
 # --- README.md ----------------------------------------------------------------
 
