@@ -30,7 +30,7 @@ all: modules policies tools
 # Kernel release, source, libbpf and bpftool come from $(CONFIG), which setup.sh keeps
 # right; make starts over when it changed.  What only tests need, QEMU first of all, is
 # got by tests/machine/fetch.sh: who installs needs none of it.
-no-config := clean help deps test-deps update test-trixie uninstall modules_uninstall
+no-config := clean help deps test-deps update test-trixie uninstall modules_uninstall plots
 ifneq ($(filter-out $(no-config),$(or $(MAKECMDGOALS),all)),)
 include $(CONFIG)
 endif
@@ -292,6 +292,10 @@ bench-irq: tests-build machine-intel
 bench-free: tests-build
 	$(Q)tests/bench/free_bench.py
 
+# The PNGs in tests/bench/results/, from the JSON there; needs gnuplot and nothing built.
+plots:
+	$(Q)tests/bench/plot.py
+
 # RUNS migrations of a guest whose memory is in a storm; two are in make test.
 test-free: tests-build
 	$(Q)tests/machine/run --mem 2500M --timeout $$(($(or $(RUNS),100) * 120 + 600)) -- \
@@ -396,6 +400,7 @@ help:
 	@echo 'make bench-trace         what top, trace and hist add to an exit, beside perf and kvm_stat'
 	@echo 'make bench-irq           what routing interrupts by policy costs and brings'
 	@echo 'make bench-free          migrate a guest whose free pages are not sent, beside virtio hinting'
+	@echo 'make plots               draw the plots of tests/bench/README.md from its raw results (gnuplot)'
 	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
 	@echo 'make reference           ops and kfuncs in bpf/README.md, from the headers of the series'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
@@ -419,4 +424,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all reference machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free test-free FORCE
+.PHONY: all reference machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free plots test-free FORCE
