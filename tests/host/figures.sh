@@ -3,16 +3,19 @@
 #
 # Figures are those that were measured. Each row of tests/bench/README.md that has a raw result
 # in tests/bench/results/ is made from it again. Each figure in README.md's table is in the
-# section of its command there.
+# section of its command there. Each plot was drawn from its raw result as it is now.
 cd "$(dirname "$0")/../.." || exit 1
 exec python3 - <<'END'
 import json
 import os
 import re
+import shutil
 import statistics
 import sys
+import tempfile
 
 sys.path[:0] = "tests/lib", "tests/bench"
+import plot
 from origin import text_of
 from readme import Page
 
@@ -140,11 +143,38 @@ for mode in ("legacy", "manual"):
 ok("free pages: what a harvest costs is that of results/harvest.json",
    said([f"takes {times['legacy']} stock's", f"protection {times['manual']}", *want]))
 
-# --- commits ------------------------------------------------------------------
+# --- commits and plots --------------------------------------------------------
 
-names = sorted(f[:-5] for f in os.listdir("tests/bench/results") if f.endswith(".json"))
+names = sorted(f[:-5] for f in os.listdir(plot.RESULTS) if f.endswith(".json"))
 ok(f"the page has the commits of the {len(names)} raw results",
    said([f"{text_of(raw(n))}. Raw: [results/{n}.json](results/{n}.json)" for n in names]) if names else ["no raw results"])
+
+
+def stale(results=plot.RESULTS, page=text):
+    try:
+        return list(plot.wrong(results, page))
+    except plot.Failed as e:
+        return [str(e)]
+
+
+now = stale()
+ok("each raw result has its plots, which the page shows, and none is older than it", now)
+
+with tempfile.TemporaryDirectory() as tmp:
+    there = shutil.copytree(plot.RESULTS, f"{tmp}/results")
+    with open(f"{there}/harvest.json", "a", encoding="utf-8") as f:
+        f.write("\n")
+    with open(f"{there}/new.json", "w", encoding="utf-8") as f:
+        f.write("{}\n")
+    os.unlink(f"{there}/free.png")
+    shutil.copy(f"{there}/irq-cost.png", f"{there}/old.png")
+    shown = text.replace("](results/irq-cost.png)", "") + "(results/new.json)"
+    found = stale(there, shown)
+    want = ["no plot is drawn from new.json", "does not show irq-cost.png", "free.png is missing",
+            "harvest.png was drawn before", "old.png is drawn from no result"]
+    ok("a plot that is old, missing, not shown or of nothing is found, and a result without one",
+       [f"not found: {w}" for w in want if not any(w in line for line in found)] +
+       [f"found: {line}" for line in found if line not in now and not any(w in line for w in want)])
 
 # --- README.md ----------------------------------------------------------------
 
