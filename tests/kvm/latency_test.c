@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A guest takes its interrupts within 1 ms of when it would without a policy, blocked
- * or not. They come from its APIC's timer, its other vCPUs, the host and devices, and
+ * At best of five times, a guest takes its interrupts within 1 ms of when it would
+ * without a policy, blocked or not. They come from its APIC's timer, its other vCPUs, the host and devices, and
  * include NMIs. A guest that holds an interrupt off itself is not blocked.
  *
  * By the guest's own clock.  The best of some times counts, because the machine is an
