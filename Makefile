@@ -376,6 +376,11 @@ series-export: $(CONFIG)
 reference: modules
 	$(Q)kernel-patches/build/reference.py $(KTREE) --update
 
+# The page of the series' last patch, and no warning about the kernel-doc of the series.
+docs: $(CONFIG)
+	$(Q)exec 9>$(KTREE).lock && flock 9 && kernel-patches/build/tree.sh $(CONFIG) $(KTREE)
+	$(Q)kernel-patches/build/docs.sh $(CONFIG) $(KTREE)
+
 clean:
 	$(say) CLEAN build
 	$(Q)rm -rf build
@@ -402,6 +407,7 @@ help:
 	@echo 'make bench-free          migrate a guest whose free pages are not sent, beside virtio hinting'
 	@echo 'make plots               draw the plots of tests/bench/README.md from its raw results (gnuplot)'
 	@echo 'make test-free           100 migrations of a guest that takes, frees and writes memory; RUNS=N'
+	@echo 'make docs                the page of the series in Documentation/, as HTML'
 	@echo 'make reference           ops and kfuncs in bpf/README.md, from the headers of the series'
 	@echo 'make modules             kvm.ko, kvm-amd.ko, kvm-intel.ko in build/kmod'
 	@echo 'make KREL=X modules      the same for the installed kernel X, in build/kmod-X'
@@ -424,4 +430,4 @@ help:
 
 SHELL := /bin/bash
 FORCE:
-.PHONY: all reference machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free plots test-free FORCE
+.PHONY: all docs reference machine machine-amd test-trixie series-edit series-export machine-intel bochs modules modules_install modules_uninstall install uninstall policies tools tests-build test test-long test-debug debug-modules test-chaos selftests test-kvm demo bench-migrate bench-exits shell deps test-deps update clean help vmlinux.h-update bench-trace bench-irq bench-free plots test-free FORCE

@@ -16970,6 +16970,12 @@ enum kvm_ext_exit_kind {
 	KVM_EXT_EXIT_SLOW = 3,
 };
 
+enum kvm_ext_slow_state {
+	KVM_EXT_SLOW_FREE = 0,
+	KVM_EXT_SLOW_FILLING = 1,
+	KVM_EXT_SLOW_FULL = 2,
+};
+
 enum kvm_ext_table_id {
 	KVM_EXT_THROTTLE = 0,
 	KVM_EXT_IRQ = 1,
@@ -80247,7 +80253,7 @@ struct kvm_ext_call {
 };
 
 struct kvm_ext_slow {
-	atomic_t busy;
+	atomic_t state;
 	u64 seq;
 	enum kvm_ext_table_id id;
 	const char *op;

@@ -5,7 +5,9 @@
 #
 #   kernel-patches/build/series.sh CONFIG edit [DIR]     make DIR (build/series), a git tree of
 #                                                        the kernel's source with the series as commits
-#   kernel-patches/build/series.sh CONFIG export [DIR]   write its commits back to kernel-patches/
+#   kernel-patches/build/series.sh CONFIG export [DIR]   write its commits back to kernel-patches/, and
+#                                                        their sizes to its README.md
+#   kernel-patches/build/series.sh CONFIG table          print these sizes
 #
 # The tag "base" is the source without the series.  A repair belongs into the commit that
 # it repairs: commit it as "fixup! SUBJECT", then git rebase -i --autosquash base.
@@ -17,6 +19,18 @@ die() { printf 'kvm_ext: %s\n' "$@" >&2; exit 1; }
 . "$1"
 here=$(cd "$(dirname "$0")/.." && pwd)
 dir=${3:-build/series}
+
+# Each patch's subject, files, and lines added and removed, as in the cover letter.
+table() {
+	local p subject
+	for p in "$here"/*.patch; do
+		subject=$(sed -n '/^Subject: /,/^$/p' "$p" | sed 's/^Subject: \[PATCH [0-9/]*\] //' | tr -d '\n')
+		git apply --numstat "$p" | awk -v s="$subject" '{ f++; a += $1; d += $2 }
+			END { printf "| %s | %d | %d | %d |\n", s, f, a, d }'
+	done
+	cat "$here"/*.patch | git apply --numstat - | awk '{ f[$3]; a += $1; d += $2 }
+		END { printf "| all | %d | %d | %d |\n", length(f), a, d }'
+}
 
 case ${2-} in
 edit)
@@ -52,9 +66,16 @@ export)
 	for p in "$here"/*.patch; do
 		[ -e "$new/${p##*/}" ] || rm "$p"
 	done
-	echo "kernel-patches: $(ls "$new" | wc -l) patches"
+	table >"$new/table"
+	sed -i -e "/^| patch | files | added | removed |$/,/^$/{/^| [^p]/d}" \
+		-e "/^| patch | files | added | removed |$/{n;r $new/table
+}" "$here/README.md"
+	echo "kernel-patches: $(ls "$here"/*.patch | wc -l) patches"
+	;;
+table)
+	table
 	;;
 *)
-	die "usage: kernel-patches/build/series.sh CONFIG {edit|export} [DIR]"
+	die "usage: kernel-patches/build/series.sh CONFIG {edit|export|table} [DIR]"
 	;;
 esac

@@ -49,6 +49,10 @@ for p in "${pages[@]}"; do
 	none "$p: each file, make target and test is there" page names $p
 done
 
+said=$(kernel-patches/build/series.sh build/config.mk table | while IFS= read -r row; do grep -qxF "$row" kernel-patches/README.md || echo "$row"; done 2>&1)
+[ -z "$said" ]; result $? "kernel-patches/README.md has the sizes of the patches (make series-export)"
+[ -z "$said" ] || sed 's/^/# missing: /' <<<"$said"
+
 # --- commands -----------------------------------------------------------------
 
 # ran HEADING N COMMAND

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * At best of five times, a guest takes its interrupts within 1 ms of when it would
- * without a policy, blocked or not. They come from its APIC's timer, its other vCPUs, the host and devices, and
- * include NMIs. A guest that holds an interrupt off itself is not blocked.
+ * A guest takes an interrupt within 1 ms of when it would without a policy, blocked or not.
+ * That is the best of five tries. Interrupts come from its APIC's timer, its other vCPUs, the
+ * host and devices, and include NMIs. A guest that holds an interrupt off itself is not blocked.
  *
  * By the guest's own clock.  The best of some times counts, because the machine is an
  * emulated one and busy; a block of 100 ms that nothing ended would show in the best one too.
