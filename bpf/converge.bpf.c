@@ -2,21 +2,33 @@
 /*
  * converge: make live migration converge, at the cost of the fewest vCPUs.
  *
- * A closed loop over migration rounds, learnt from the dirty log alone, so it
- * works with any VMM.  When a round ends, its length and what it had to send
- * give the link's rate.  If what there is to send now is not a given part
- * (shrink) of what it was, the next round may only dirty that part: link rate
- * times shrink, in pages a second.  The fewest vCPUs that can bring it down to
- * that, largest first, share what the others leave of it; each is blocked at its
- * page-write exits, just long enough to keep to its share.  All others run free.
- * If a round still comes out larger than it should, the rate is halved; no vCPU
- * is blocked for more of its time than a ceiling.  Once what there is to send
- * fits the downtime, nothing is tightened any more.
+ * A closed loop over the rounds of a migration.  It learns from the dirty log
+ * alone, so it works with any VMM.  At the end of round k, which sent D(k) pages
+ * in T(k) seconds and leaves D(k+1) to send:
+ *
+ *	link     = D(k) / T(k)			pages/s, or as the user says
+ *	fits     = link * downtime		that may go at any time
+ *	expect   = D(k+1) * shrink		what round k+1 should leave
+ *	rate     = link * shrink / 2^h		all vCPUs together may dirty
+ *
+ * It throttles when D(k+1) is more than fits and more than D(k) * shrink.  The
+ * power h counts the rounds that left more than they should: expect, a quarter
+ * of it, and 1 MiB.  With demand(i) for what vCPU i dirties if let, it selects
+ * the fewest vCPUs, largest first, so that
+ *
+ *	sum of demand(others) + sum of demand(selected) * (1 - ceiling) <= rate
+ *
+ * The selected vCPUs share what the others leave of the rate.  Each pays
+ *
+ *	price    = selected / (rate - sum of demand(others))	seconds a page
+ *
+ * and is blocked at its page-write exits until it has paid.  All others run at
+ * full speed.  No vCPU is blocked for more of its time than the ceiling.
  *
  * A dirty ring shows no rounds: the VMM reaps it all the time.  There the rate
- * starts at what the vCPUs dirty and comes down second by second (ramp) to what
- * the ceiling allows twice over, for as long as the migration goes on; tell it
- * the link's rate (link) and it goes to link times shrink at once.
+ * starts at what the vCPUs dirty.  Every second it falls by a part (ramp), down
+ * to twice what the ceiling leaves them.  With the rate of the link given
+ * (link), it is link * shrink at once.
  *
  * For: migration of guests that dirty memory faster than the link takes it.
  * Not for: guests whose writers must not be slowed down at all: use none, and
@@ -61,6 +73,14 @@ KVMEXT_COUNTER(u64, no_room, "",
 #define TICK_NS SEC_NS
 /* Slower than this is standing still */
 #define RATE_MIN 64
+/* A round has left too much only if it is more than this part above what it should be */
+#define OVERSHOOT_DIV 4
+/* The rate is halved so many times at most */
+#define HALVINGS_MAX 7
+/* vCPUs that dirty less than this part of all together only keep house: let them */
+#define HOUSEKEEPING_DIV 16
+/* Dirty ring: the rate stays above so many times what the ceiling leaves */
+#define RING_FLOOR 2
 
 struct vcpu {
 	u64 seen; /* pages it had dirtied at the last plan */
@@ -192,7 +212,7 @@ static __noinline void plan(struct kvm *kvm, struct vm *vm, u64 rate)
 	bpf_for(k, 0, n) {
 		/* At least one: in a long round pages dirtied again do not show */
 		if (vm->set && (vm->others + (vm->sum - vm->others) * least / 100 <= rate ||
-				vm->others <= vm->sum / 16))
+				vm->others <= vm->sum / HOUSEKEEPING_DIV))
 			break;
 		i = largest(vm, n);
 		if (i >= MAX_VCPUS)
@@ -257,8 +277,8 @@ static __noinline void next_round(struct kvm *kvm, struct vm *vm,
 		return;
 	}
 
-	if (vm->expect && ev->dirty > vm->expect + vm->expect / 4 + MIB_PAGES) {
-		if (vm->halvings < 8)
+	if (vm->expect && ev->dirty > vm->expect + vm->expect / OVERSHOOT_DIV + MIB_PAGES) {
+		if (vm->halvings < HALVINGS_MAX)
 			vm->halvings++;
 		__sync_fetch_and_add(&tightened, 1);
 	} else if (!vm->expect && ev->dirty <= r->last_dirty * shrink / 100) {
@@ -267,7 +287,7 @@ static __noinline void next_round(struct kvm *kvm, struct vm *vm,
 	}
 
 	vm->expect = ev->dirty * shrink / 100;
-	plan(kvm, vm, (vm->rate * shrink / 100) >> (vm->halvings & 7));
+	plan(kvm, vm, (vm->rate * shrink / 100) >> (vm->halvings & HALVINGS_MAX));
 }
 
 /* A dirty ring was reaped */
@@ -291,7 +311,7 @@ static __noinline void ring_tick(struct kvm *kvm, struct vm *vm, u64 now)
 		if (!vm->ring_rate)
 			vm->ring_rate = vm->sum;
 		vm->ring_rate -= vm->ring_rate * ramp / 100;
-		floor = vm->sum * (100 - ceiling) * 2 / 100;
+		floor = vm->sum * (100 - ceiling) * RING_FLOOR / 100;
 		if (vm->ring_rate < floor)
 			vm->ring_rate = floor;
 	}
