@@ -394,7 +394,7 @@ help:
 	@echo 'make test MACHINE=amd    on the emulated AMD host alone, and on this machine (MACHINE=intel: only there)'
 	@echo 'make test QUICK=1        a first answer in under 6 minutes: one test of each part, on the AMD host'
 	@echo 'make test-long           an hour each (SECONDS=N) of chaos, fuzz, interrupts and free pages;'
-	@echo "                         test-debug; test-kvm.  TESTS='chaos fuzz irq free debug kvm kernels clean-install trixie': only these"
+	@echo "                         test-debug; test-kvm.  TESTS='chaos fuzz irq free debug kvm kernels docs clean-install trixie': only these"
 	@echo 'make test KVMEXT_HOST=native   on this machine, if its kernel runs the modules (root)'
 	@echo 'make fuzz                fuzz what the tool reads, each target 600 s or SECONDS=N'
 	@echo "make test-kvm            KVM's own selftests, all of them, on stock and patched modules"
