@@ -231,6 +231,20 @@ FIXTURE_TEARDOWN(growth)
 	free(self->expedited);
 }
 
+/* Whether a cache has more objects after @n cycles than other things may account for */
+static bool cache_grew(const struct snapshot *was, const struct cache *c, long n)
+{
+	return c->objects - cache_objects(was, c->name) > n / 2 + 32;
+}
+
+static bool any_cache_grew(const struct snapshot *was, const struct snapshot *now, long n)
+{
+	for (int i = 0; i < now->ncaches; i++)
+		if (cache_grew(was, &now->cache[i], n))
+			return true;
+	return false;
+}
+
 static void check(struct __test_metadata *_metadata, FIXTURE_DATA(growth) * self, long n)
 {
 	struct snapshot *a = &self->before, *b = &self->after;
@@ -243,12 +257,11 @@ static void check(struct __test_metadata *_metadata, FIXTURE_DATA(growth) * self
 	EXPECT_EQ(a->policies, b->policies);
 	for (int i = 0; i < b->ncaches; i++) {
 		struct cache *c = &b->cache[i];
-		long was = cache_objects(a, c->name);
 
-		EXPECT_GE(n / 2 + 32, c->objects - was)
+		EXPECT_FALSE(cache_grew(a, c, n))
 		{
 			TH_LOG("slab cache %s: %ld objects, %ld after %ld more cycles", c->name,
-			       was, c->objects, n);
+			       cache_objects(a, c->name), c->objects, n);
 		}
 	}
 	/* A leak is of 8 bytes for each of two CPUs at least; of a page at least. */
@@ -350,6 +363,14 @@ TEST_F_TIMEOUT(growth, load_pin_free, 230)
 	n = loads(self, LOADS_MIN, LOADS);
 	ASSERT_LE(LOADS_MIN, n);
 	ASSERT_EQ(0, settle(&self->after, &self->before));
+	/* A leak goes on; whatever else grew, as in the debug kernel, does not do so twice. */
+	if (any_cache_grew(&self->before, &self->after, n)) {
+		TH_LOG("a cache grew: once more");
+		self->before = self->after;
+		n = loads(self, LOADS_MIN, LOADS);
+		ASSERT_LE(LOADS_MIN, n);
+		ASSERT_EQ(0, settle(&self->after, &self->before));
+	}
 	check(_metadata, self, n);
 }
 
