@@ -22,7 +22,7 @@ import os
 import re
 import sys
 
-LANGUAGES = ("sh", "text", "c")
+LANGUAGES = ("sh", "text", "c", "console")
 
 
 class Page:
