@@ -59,7 +59,7 @@ __s64 policy_block(unsigned long long *ctx)
 }
 
 SEC("struct_ops/dirty_log")
-int policy_round(unsigned long long *ctx)
+int policy_dirty_log(unsigned long long *ctx)
 {
 	struct kvm *kvm = (void *)ctx[0];
 
