@@ -8,7 +8,6 @@
     readme.py tables PAGE             rows that have not as many cells as their table's header
     readme.py links PAGE              links to files or headings that are not there
     readme.py names PAGE              files, make targets and tests in it that are not there
-    readme.py series PATCH...         a row of kernel-patches/README.md for each, and their sum
     readme.py blocks PAGE             fenced blocks: number, language, heading, first line
     readme.py commands PAGE [HEADING [N]]   one a line, as "HEADING<TAB>COMMAND"; under that
                                       heading alone, of its Nth block of commands
@@ -150,25 +149,8 @@ def names(page):
                     yield f"{page.path}:{number}: TESTS={tests}: no such test"
 
 
-def series(patches):
-    paths, sums = set(), [0, 0]
-    for patch in patches:
-        with open(patch, encoding="utf-8") as f:
-            text = f.read()
-        subject = re.search(r"^Subject: \[PATCH[^]]*\] (.*(?:\n .*)*)", text, re.M)[1].replace("\n", "")
-        stat = re.search(r"^ \d+ files? changed.*", text, re.M)[0]
-        files, *lines = (int((re.search(rf"(\d+) {w}", stat) or [0, 0])[1]) for w in ("file", "insertion", "deletion"))
-        paths.update(re.findall(r"^diff --git a/(\S+)", text, re.M))
-        sums = [a + b for a, b in zip(sums, lines)]
-        yield f"| {subject} | {files} | {lines[0]} | {lines[1]} |"
-    yield f"| all | {len(paths)} | {sums[0]} | {sums[1]} |"
-
-
 def main():
     what, args = sys.argv[1], sys.argv[2:]
-    if what == "series":
-        print("\n".join(series(args)))
-        return
     most = int(args.pop(0)) if what in ("sentences", "columns") else None
     page = Page(args[0])
     if what == "sizes":
