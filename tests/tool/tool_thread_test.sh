@@ -58,6 +58,20 @@ run $K --json hist irq --vm $vm --for 1
 [ $code = 0 ]; ok "hist irq --vm" $?
 run $K --json dirty --vm $vm 1 1
 grep -q "\"vm\": $vm\b" "$tmp/out"; ok "dirty --vm has it" $?
+
+# Whoever asks for an end gets it, with the output so far: dirty and top as the others.
+for sig in HUP QUIT TERM INT; do
+	for cmd in "dirty --vm $vm 0.2" "top --batch --vm $vm 0.2"; do
+		# shellcheck disable=SC2086
+		env --default-signal=HUP,QUIT,INT $K --json $cmd >"$tmp/out" 2>"$tmp/err" </dev/null &
+		pid=$!
+		for _ in $(seq $((100 * slow))); do [ -s "$tmp/out" ] && break; sleep 0.1; done
+		kill -$sig $pid
+		timeout $((10 * slow)) tail --pid=$pid -f /dev/null
+		wait $pid && [ -s "$tmp/out" ] && [ ! -s "$tmp/err" ]
+		ok "SIG$sig ends ${cmd%% *}, with exit 0" $?
+	done
+done
 $K -q unload params-1.0@$vm
 
 # --- a thread's id -----------------------------------------------------------------------
