@@ -4,8 +4,9 @@
 # A person can type what README.md says, in its order, on a host with one VM. Commands and the
 # policy are taken from the page; tests/host/readme.sh checks that none is left out.
 #
-# "KREL=$(uname -r)" alone is left out: it asks for linux-headers as an installed package, which
-# the build machine has unpacked in its cache.  The kernel is the same one.
+# "KREL=$(uname -r)" alone is left out where modules are built: it asks for linux-headers as an
+# installed package, which the build machine has unpacked in its cache.  The kernel is the same
+# one.
 cd "$(dirname "$0")/../.." || exit 1
 if [ "${KVMEXT_SLOW-}" ]; then
 	echo "1..0 # SKIP README.md is about the packaged kernel"
@@ -31,7 +32,7 @@ page() {
 	local command
 	last=
 	while IFS= read -r command; do
-		command=${command/'KREL=$(uname -r) '/}
+		[[ $command = *modules_uninstall ]] || command=${command/'KREL=$(uname -r) '/}
 		eval "$command" >"$tmp/out" 2>"$tmp/err" </dev/null
 		ok "$1: $command" $?
 		[ "$(type -t "after_${command%% *}")" != function ] || "after_${command%% *}" "$command"
@@ -105,7 +106,7 @@ page "Emergency"
 good "it goes" unload noop@$vm
 stop_vm
 
-line=$(sed -n 's/.*add `\(kvm\.ext_enable=N\)` to the kernel.s command line.*/\1/p' README.md)
+line=$(tr '\n' ' ' <README.md | sed -n 's/.*add `\(kvm\.ext_enable=N\)` to the kernel.s command line.*/\1/p')
 echo "$(cat /proc/cmdline) ${line:-nothing}" >"$tmp/cmdline"
 mount --bind "$tmp/cmdline" /proc/cmdline
 modprobe -r kvm_amd kvm && modprobe kvm_amd

@@ -53,7 +53,7 @@ llvm-objcopy --remove-section=.BTF $P/noop.bpf.o "$tmp/nobtf.o" 2>/dev/null ||
 if [ -s "$tmp/nobtf.o" ]; then
 	fails 5 "" "an object without BTF" switch params-1.0 "$tmp/nobtf.o"
 fi
-fails 5 "no op table" "an object without a table" switch params-1.0 $P/mark.bpf.o
+fails 5 "no op table" "an object without a table" switch params-1.0 build/user/mark.bpf.o
 fails 5 "op tables" "an object with several tables" switch params-1.0 build/tests/kvm/probes/refused.bpf.o
 fails 5 "none of kvm_ext's" "another subsystem's table" switch params-1.0 $B/tool_tcp.bpf.o
 fails 5 "cannot be linked" "a table without a link" switch params-1.0 $B/tool_legacy.bpf.o
