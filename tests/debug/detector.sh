@@ -29,11 +29,7 @@ cat >build/tests/debug/provoke <<-'EOF'
 	done
 EOF
 echo 1..$((2 * $(wc -w <<<"$kinds") + 3))
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 
 tests/machine/run --kernel debug --modules none --timeout 600 --dmesg $log \
 	--append printk.devkmsg=on -- sh build/tests/debug/provoke $kinds >&2 2>$log.err

@@ -9,11 +9,8 @@ cd "$(dirname "$0")/../.." || exit 1
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 echo 1..6
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; sed 's/^/# /' "$out/said"; fi
-}
+. tests/lib/host.sh
+why=$out/said
 
 # refused(NAME, KERNEL PARAMETERS, REASON): and nothing is left in bpffs
 refused() {

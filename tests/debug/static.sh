@@ -14,11 +14,7 @@ export LC_ALL=C KBUILD_BUILD_TIMESTAMP=kvm_ext DEBIAN_KERNEL_NO_CC_VERSION_CHECK
 dir=build/static
 mkdir -p $dir
 echo 1..4
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 
 # build LOG [PATCH...]: all of KVM, and every warning about it to LOG, sorted, without
 # line numbers; what follows from a warning ("note: in included file") is none itself

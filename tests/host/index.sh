@@ -9,14 +9,8 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 echo 1..3
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else
-		echo "not ok $n $2"; failed=1
-		sed 's/^/#   /' "$tmp/why"
-	fi
-}
+. tests/lib/host.sh
+why=$tmp/why
 
 tests/host/index.py >"$tmp/index" 2>"$tmp/why" &&
 	sed '1,/^<!-- index: /d; /^<!-- end of the index/,$d' tests/README.md | sed 1d |

@@ -12,14 +12,8 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 root=$tmp/root
 
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else
-		echo "not ok $n $2"; failed=1
-		tail -n 20 "$tmp/log" | sed 's/^/#   /'
-	fi
-}
+. tests/lib/host.sh
+why=$tmp/log
 logged() { "$@" >"$tmp/log" 2>&1; }
 files() { (cd "$root" && find . -type f -exec sha256sum {} + && find . -type d) | sort; }
 

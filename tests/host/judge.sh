@@ -47,11 +47,7 @@ mem auto-init: stack:all(zero), heap alloc:off, heap free:off
 END
 
 echo 1..$((${#splats[@]} + 3))
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 log() { printf '[    1.234567] %s\n' "$@" >>"$tmp/log"; }
 
 log "${harmless[@]}"

@@ -20,11 +20,7 @@ page() { tests/lib/readme.py "$@"; }
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 # none WHAT COMMAND...: it succeeds and prints nothing
 none() {
 	local what=$1 log

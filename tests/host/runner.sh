@@ -10,11 +10,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 echo 1..10
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 
 none="0 passed, 1 failed, 0 skipped"
 make test test_needs=no-such-target >"$tmp/out" 2>"$tmp/err"

@@ -16,11 +16,7 @@ patches=(kernel-patches/*.patch)
 [ -e "${patches[0]}" ] || { echo "1..0 # SKIP no patches in kernel-patches/"; exit 0; }
 
 echo 1..$((3 * ${#patches[@]}))
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 
 passed=$(passed_file kernel-patches/build/tree.sh "${patches[@]}")
 known=

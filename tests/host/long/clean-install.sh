@@ -13,14 +13,8 @@ rm -rf build/trixie-build
 mkdir -p build
 
 echo 1..5
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else
-		echo "not ok $n $2"; failed=1
-		tail -n 20 $log | sed 's/^/#   /'
-	fi
-}
+. tests/lib/host.sh
+why=$log
 
 tests/machine/trixie --build -- sh -c '
 	dpkg-query -W >/tmp/before

@@ -10,11 +10,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 html=build/docs/html/kvm-ext.html
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 
 echo 1..7
 rm -f $html

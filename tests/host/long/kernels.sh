@@ -14,11 +14,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
 echo 1..$(($(wc -l <<<"$sources") + 5))
-n=0 failed=0
-result() {
-	n=$((n + 1))
-	if [ "$1" = 0 ]; then echo "ok $n $2"; else echo "not ok $n $2"; failed=1; fi
-}
+. tests/lib/host.sh
 files=$(sed -n 's,^\(---\|+++\) [ab]/\([^\t]*\).*,\2,p' "${patches[@]}" | sort -u)
 
 # try FUZZ: the whole series on copies of the files that it names
